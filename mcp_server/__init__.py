@@ -1,0 +1,1 @@
+"""The MCP door of spd-tools."""

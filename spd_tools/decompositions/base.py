@@ -1,0 +1,120 @@
+"""What can be harvested: the protocol that SPD runs, the planted decomposition and dictionaries share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import torch
+from torch import Tensor
+
+from spd_tools.keys import ComponentKey
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+@dataclass(frozen=True)
+class DecompositionOutput:
+    """One forward pass."""
+
+    logits: Tensor
+    """[batch, seq, vocab]"""
+    activations: dict[str, dict[str, Tensor]]
+    """kind -> layer -> [batch, seq, C of the layer], in the order of ``layers``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """What a run was trained on: the defaults of a harvest."""
+
+    dataset: str
+    """Hub name (or a path)."""
+    split: str = "train"
+    column: str = "text"
+    seq_len: int
+    tokenizer: str | None
+    """Hub name or absolute path of a tokenizer file; None when the data set is tokenised."""
+    is_tokenized: bool = False
+    streaming: bool = False
+
+
+class Decomposition(ABC):
+    """A target model together with the components that it was decomposed into."""
+
+    run_id: str
+    fingerprint: str
+    """Hex digest of the weights and of everything else that determines activations."""
+    reference: str
+    """What the user would type to load this again (absolute path, "wandb:...", "planted:0")."""
+    layers: dict[str, int]
+    """Layer name -> number of components, in flat-index order."""
+    vocab_size: int
+    max_seq_len: int
+    gating_kind: str
+    """Activation kind that decides firing: strictly above the threshold."""
+    ranking_kind: str
+    """Activation kind that orders a component's firings."""
+    default_threshold: float = 0.0
+    training_data: TrainingData | None = None
+
+    @property
+    @abstractmethod
+    def tokenizer(self) -> Tokenizer:
+        """Read on first use.
+
+        Raises:
+            SpdToolsError: when it cannot be found.
+        """
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the weights are."""
+
+    @abstractmethod
+    def to(self, device: torch.device | str) -> Self:
+        """Move in place."""
+
+    @abstractmethod
+    def __call__(self, tokens: Tensor) -> DecompositionOutput:
+        """Run the target as it is and read off every activation kind. tokens: [batch, seq] int64."""
+
+    @abstractmethod
+    def run(
+        self,
+        tokens: Tensor,
+        masks: Mapping[str, Tensor] | None = None,
+        clamp: Mapping[str | ComponentKey, float | Tensor] | None = None,
+        delta: float = 1.0,
+    ) -> DecompositionOutput:
+        """Run with component activations changed.
+
+        Args:
+            tokens: [batch, seq] int64.
+            masks: layer -> [batch, seq, C], multiplied onto the component activations.
+            clamp: key -> the value that this component's activation (as reported) takes, a number or [batch, seq].
+            delta: share of the weights that no component covers.
+
+        Layers named in neither run as the target does.
+        """
+
+    @abstractmethod
+    def read_vectors(self, layer: str) -> Tensor:
+        """[C, d_in]: directions that the layer's components read."""
+
+    @abstractmethod
+    def write_vectors(self, layer: str) -> Tensor:
+        """[C, d_out]: directions that the layer's components write."""
+
+    @property
+    @abstractmethod
+    def unembedding(self) -> Tensor | None:
+        """[d_model, vocab], or None where the target has none."""
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Activation kinds in a fixed order: gating first, ranking last (one when they are the same)."""
+        return (self.gating_kind,) if self.gating_kind == self.ranking_kind else (self.gating_kind, self.ranking_kind)

@@ -1,0 +1,47 @@
+"""Environment -> Settings. Every path below SPD_OUT_DIR is made here and nowhere else."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where things lie."""
+
+    out_dir: Path
+    """Root of everything that is written (``SPD_OUT_DIR``, default ``~/spd_out``)."""
+
+    @classmethod
+    def from_environment(cls) -> Settings:
+        """Settings of this process, read anew at each call."""
+        return cls(out_dir=Path(os.environ.get("SPD_OUT_DIR") or "~/spd_out").expanduser())
+
+    @property
+    def runs_dir(self) -> Path:
+        """Downloaded runs, one folder each."""
+        return self.out_dir / "runs"
+
+    @property
+    def tokens_dir(self) -> Path:
+        """Token files, one folder per fingerprint."""
+        return self.out_dir / "tokens"
+
+    @property
+    def harvests_dir(self) -> Path:
+        """All harvests: <run_id>/<harvest_id>/."""
+        return self.out_dir / "harvest"
+
+    def run_cache(self, run_id: str) -> Path:
+        """Folder of one downloaded run."""
+        return self.runs_dir / run_id
+
+    def token_cache(self, fingerprint: str) -> Path:
+        """Folder of one token file."""
+        return self.tokens_dir / fingerprint
+
+    def harvest(self, run_id: str, harvest_id: str) -> Path:
+        """Folder of one harvest."""
+        return self.harvests_dir / run_id / harvest_id
