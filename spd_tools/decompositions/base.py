@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -24,6 +25,23 @@ class DecompositionOutput:
     """[batch, seq, vocab]"""
     activations: dict[str, dict[str, Tensor]]
     """kind -> layer -> [batch, seq, C of the layer], in the order of ``layers``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerParts:
+    """One layer's activations as a harvest takes them."""
+
+    layer: str
+    gating: Tensor
+    """[batch, seq, C]; the gating activation once clamped to low..high."""
+    low: float = -math.inf
+    high: float = math.inf
+    ranking: Tensor | None = None
+    """[batch, seq, C]; None when the gating activation also ranks or when ``inputs`` are given."""
+    inputs: Tensor | None = None
+    """[batch, seq, d_in]: the ranking activation is inputs @ weights.T, to be computed only where it is needed."""
+    weights: Tensor | None = None
+    """[C, d_in]"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +99,22 @@ class Decomposition(ABC):
     @abstractmethod
     def __call__(self, tokens: Tensor) -> DecompositionOutput:
         """Run the target as it is and read off every activation kind. tokens: [batch, seq] int64."""
+
+    def parts(self, tokens: Tensor) -> tuple[Tensor, Iterator[LayerParts]]:
+        """The same as a call, in pieces: logits, and the layers one by one in order.
+
+        A decomposition overrides this where it can do without all dense activations at once.
+        """
+        out = self(tokens)
+        ranks = self.gating_kind != self.ranking_kind
+        return out.logits, (
+            LayerParts(
+                layer=layer,
+                gating=out.activations[self.gating_kind][layer],
+                ranking=out.activations[self.ranking_kind][layer] if ranks else None,
+            )
+            for layer in self.layers
+        )
 
     @abstractmethod
     def run(

@@ -1,0 +1,203 @@
+"""Kernels that turn grouped firings into sparse counts, one component after the other.
+
+Each works on a contiguous range of components with one dense row of scratch memory (Gustavson's order of the sparse
+product F'F, F'X, F'Q): memory per thread is O(C + V), whatever the number of components with entries.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from spd_tools.harvest.exact_sums import add_exactly
+from spd_tools.store.histogram import FIRST_CODE, N_MAGNITUDES
+
+_BLOCK = 16
+
+
+@njit(nogil=True, cache=True)
+def append_block(position, values, block_indptr, block_position, block_values, base, start, cursor, c0, c1):  # noqa: ANN001, ANN201
+    """Copy a batch's firings of components start + c0..c1-1 behind those of earlier batches; advances ``cursor``."""
+    n_kinds = values.shape[0]
+    for c in range(c0, c1):
+        at = cursor[start + c]
+        begin = block_indptr[c]
+        n = block_indptr[c + 1] - begin
+        for f in range(n):
+            position[at + f] = base + block_position[begin + f]
+        for kind in range(n_kinds):
+            for f in range(n):
+                values[kind, at + f] = block_values[kind, begin + f]
+        cursor[start + c] = at + n
+
+
+@njit(nogil=True, cache=True)
+def by_position(indptr, position, cursor, component_at, place):  # noqa: ANN001, ANN201
+    """List each position's components in ascending order; ``place`` is where each firing landed."""
+    for c in range(len(indptr) - 1):
+        for f in range(indptr[c], indptr[c + 1]):
+            t = position[f]
+            at = cursor[t]
+            cursor[t] = at + 1
+            component_at[at] = c
+            place[f] = at
+
+
+@njit(nogil=True, cache=True)
+def pair_work(indptr, position, place, position_end, work, c0, c1):  # noqa: ANN001, ANN201
+    """work[c]: how many pairs (c, j > c) fire together, with multiplicity."""
+    for c in range(c0, c1):
+        total = 0
+        for f in range(indptr[c], indptr[c + 1]):
+            total += position_end[position[f]] - place[f] - 1
+        work[c] = total
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _collect(row, first, out_column, out_value, found):  # noqa: ANN001, ANN202
+    """Move the non-zero entries of row[first:] to the outputs, ascending, and zero them. Returns the new count."""
+    n = len(row)
+    b = first
+    while b < n:
+        stop = min(b + _BLOCK, n)
+        if stop - b == _BLOCK:
+            any_bits = row[b]
+            for j in range(1, _BLOCK):
+                any_bits |= row[b + j]
+            if any_bits == 0:
+                b = stop
+                continue
+        for j in range(b, stop):
+            if row[j] != 0:
+                out_column[found] = j
+                out_value[found] = row[j]
+                row[j] = 0
+                found += 1
+        b = stop
+    return found
+
+
+@njit(nogil=True, cache=True)
+def count_pairs(indptr, position, place, position_end, component_at, row, lengths, out_partner, out_count, c0, c1):  # noqa: ANN001, ANN201
+    """n_cj for j > c. ``row``: zeros[C]. Returns the number of entries written; ``lengths[c]`` gets those of c."""
+    found = 0
+    for c in range(c0, c1):
+        before = found
+        for f in range(indptr[c], indptr[c + 1]):
+            for s in range(place[f] + 1, position_end[position[f]]):
+                row[component_at[s]] += 1
+        if indptr[c] < indptr[c + 1]:
+            found = _collect(row, c + 1, out_partner, out_count, found)
+        lengths[c] = found - before
+    return found
+
+
+@njit(nogil=True, cache=True)
+def count_inputs(indptr, position, tokens, row, lengths, out_token, out_count, c0, c1):  # noqa: ANN001, ANN201
+    """I_cv. ``row``: zeros[V]."""
+    found = 0
+    for c in range(c0, c1):
+        before = found
+        for f in range(indptr[c], indptr[c + 1]):
+            row[tokens[position[f]]] += 1
+        if indptr[c] < indptr[c + 1]:
+            found = _collect(row, 0, out_token, out_count, found)
+        lengths[c] = found - before
+    return found
+
+
+@njit(nogil=True, cache=True)
+def count_outputs(indptr, position, q_indptr, q_token, q_mass, row, lengths, out_token, out_mass, c0, c1):  # noqa: ANN001, ANN201
+    """O_cv in mass units. ``row``: zeros[V]."""
+    found = 0
+    for c in range(c0, c1):
+        before = found
+        for f in range(indptr[c], indptr[c + 1]):
+            t = position[f]
+            for q in range(q_indptr[t], q_indptr[t + 1]):
+                row[q_token[q]] += q_mass[q]
+        if indptr[c] < indptr[c + 1]:
+            found = _collect(row, 0, out_token, out_mass, found)
+        lengths[c] = found - before
+    return found
+
+
+@njit(nogil=True, cache=True)
+def count_histogram(indptr, ranking, row, lengths, out_bin, out_count, c0, c1):  # noqa: ANN001, ANN201
+    """h_c over bins shifted by N_MAGNITUDES (so that they ascend from the most negative). ``row``: zeros[2 N]."""
+    found = 0
+    for c in range(c0, c1):
+        before = found
+        for f in range(indptr[c], indptr[c + 1]):
+            bits = np.int64(np.float32(ranking[f]).view(np.uint32))
+            magnitude = ((bits & 0x7FFFFFFF) >> 20) - FIRST_CODE + 1
+            magnitude = min(max(magnitude, 0), N_MAGNITUDES - 1)
+            row[N_MAGNITUDES + (-1 - magnitude if bits >> 31 else magnitude)] += 1
+        if indptr[c] < indptr[c + 1]:
+            found = _collect(row, 0, out_bin, out_count, found)
+        lengths[c] = found - before
+    return found
+
+
+@njit(nogil=True, cache=True)
+def sum_firings(indptr, position, values, dropped_at, sums, dropped, c0, c1):  # noqa: ANN001, ANN201
+    """Add firings to the exact sums: [C, kinds, 2 (signed, absolute), limbs], and D_c in mass units."""
+    for c in range(c0, c1):
+        for kind in range(values.shape[0]):
+            signed = sums[c, kind, 0]
+            absolute = sums[c, kind, 1]
+            for f in range(indptr[c], indptr[c + 1]):
+                add_exactly(signed, values[kind, f])
+                add_exactly(absolute, np.abs(values[kind, f]))
+        for f in range(indptr[c], indptr[c + 1]):
+            dropped[c] += dropped_at[position[f]]
+
+
+@njit(nogil=True, cache=True)
+def add_row_totals(totals, sums, c0, c1):  # noqa: ANN001, ANN201
+    """Add [rows, n] row sums to exact sums [n, limbs]."""
+    for c in range(c0, c1):
+        for r in range(totals.shape[0]):
+            add_exactly(sums[c], totals[r, c])
+
+
+@njit(nogil=True, cache=True)
+def add_at(indices, values, out):  # noqa: ANN001, ANN201
+    """out[indices] += values, duplicates included."""
+    for i in range(len(indices)):
+        out[indices[i]] += values[i]
+
+
+@njit(nogil=True, cache=True)
+def sum_pieces(indptr, values, out):  # noqa: ANN001, ANN201
+    """out[i] = sum of values[indptr[i]:indptr[i + 1]]."""
+    for i in range(len(out)):
+        total = 0
+        for j in range(indptr[i], indptr[i + 1]):
+            total += values[j]
+        out[i] = total
+
+
+@njit(nogil=True, cache=True)
+def count_logged(indptr, position, logged_at, lengths, c0, c1):  # noqa: ANN001, ANN201
+    """lengths[c] = number of firings of c at logged positions."""
+    for c in range(c0, c1):
+        total = 0
+        for f in range(indptr[c], indptr[c + 1]):
+            total += logged_at[position[f]] >= 0
+        lengths[c] = total
+
+
+@njit(nogil=True, cache=True)
+def copy_logged(indptr, position, values, logged_at, out_token, out_values, c0, c1):  # noqa: ANN001, ANN201
+    """Firings of c0..c1-1 at logged positions; ``logged_at``: token number within the harvest, or -1."""
+    at = 0
+    for c in range(c0, c1):
+        for f in range(indptr[c], indptr[c + 1]):
+            token = logged_at[position[f]]
+            if token >= 0:
+                out_token[at] = token
+                for kind in range(values.shape[0]):
+                    out_values[kind, at] = values[kind, f]
+                at += 1
+    return at

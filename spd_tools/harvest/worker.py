@@ -1,0 +1,141 @@
+"""One rank of a harvest: its batches, one after the other, into segments."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import numpy as np
+
+from spd_tools.errors import SpdToolsError
+from spd_tools.harvest.buffer import FiringBuffer
+from spd_tools.harvest.clock import StageClock
+from spd_tools.harvest.disk import estimated_bytes
+from spd_tools.harvest.firings import Firings
+from spd_tools.harvest.plan import HarvestPlan
+from spd_tools.harvest.rows import Batch, HarvestRows
+from spd_tools.harvest.sections import SectionReader
+from spd_tools.harvest.segment import write_segment
+from spd_tools.harvest.state import StateFile, shard_folder
+
+CHECKPOINT_SECONDS = 180.0
+
+RunBatch = Callable[[Batch, StageClock], Firings]
+"""What turns a batch of rows into firings: the model, or a test's."""
+OnBatch = Callable[[int, int], None]
+"""Called after each batch with the tokens in it and the global batch's number."""
+
+
+class StoppedError(SpdToolsError):
+    """The worker was asked to stop, and saved its state."""
+
+
+def work(
+    plan: HarvestPlan,
+    rank: int,
+    rows: HarvestRows,
+    run_batch: RunBatch,
+    *,
+    memory_bytes: int,
+    on_batch: OnBatch = lambda tokens, index: None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    clock: StageClock | None = None,
+) -> None:
+    """Harvest one rank's batches, going on from whatever this rank has saved.
+
+    Args:
+        plan: what the harvest does.
+        rank: 0 <= rank < world size; the rank takes batches with index % world size == rank.
+        rows: the harvest's rows.
+        run_batch: runs the model.
+        memory_bytes: a segment is written when the statistics in memory reach this.
+        on_batch: progress.
+        checkpoint_seconds: a segment is written at least this often.
+        clock: where the seconds are added up.
+
+    Raises:
+        StoppedError: after SIGTERM or SIGINT, when the state is saved.
+        SupersededError: when another process took over this rank.
+        SpdToolsError: when the disk is too small or an activation is NaN.
+    """
+    clock = clock or StageClock()
+    config = plan.config
+    folder = shard_folder(plan.folder, rank, config.world_size)
+    state = StateFile.begin(folder, plan.harvest_id, rank, config.world_size)
+    if state.state.finished:
+        return
+    buffer = FiringBuffer(config, plan.n_components, plan.decomposition.vocab_size, plan.decomposition.kinds)
+    for segment in state.state.segments:
+        _restore_examples(buffer, SectionReader(folder / segment.name))
+    last_save = time.monotonic()
+    disk_checked = False
+    with _stop_signals() as stop_asked:
+        for index in range(state.state.next_batch, rows.n_batches, config.world_size):
+            with clock("reading"):
+                batch = rows.batch(index)
+            buffer.add(run_batch(batch, clock), clock)
+            on_batch(int(batch.included.sum()), index)
+            if not disk_checked:
+                _check_disk(plan, buffer, rows)
+                disk_checked = True
+            overdue = time.monotonic() - last_save > checkpoint_seconds
+            if buffer.bytes > memory_bytes or overdue or stop_asked():
+                _save(state, buffer, index + config.world_size, clock, finished=False)
+                last_save = time.monotonic()
+            if stop_asked():
+                raise StoppedError(
+                    f"Stopped; rank {rank} of harvest {plan.harvest_id} is saved and goes on with --resume."
+                )
+        _save(state, buffer, max(rows.n_batches, state.state.next_batch), clock, finished=True)
+
+
+def _save(state: StateFile, buffer: FiringBuffer, next_batch: int, clock: StageClock, *, finished: bool) -> None:
+    segment = None
+    if buffer.n_positions:
+        state.check_current()
+        segment = state.segment_path()
+        write_segment(segment, buffer, clock)
+    with clock("state"):
+        state.advance(next_batch=next_batch, segment=segment, finished=finished)
+
+
+def _restore_examples(buffer: FiringBuffer, segment: SectionReader) -> None:
+    for sketch in (buffer.uniform, buffer.top):
+        lengths = np.diff(segment.read(f"{sketch.kind}/indptr"))
+        component = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+        sketch.restore(component, segment.read(f"{sketch.kind}/rank"), segment.read(f"{sketch.kind}/key"))
+
+
+def _check_disk(plan: HarvestPlan, buffer: FiringBuffer, rows: HarvestRows) -> None:
+    """The first batch says how many components fire per token; from that the disk can be told."""
+    needed = estimated_bytes(plan, len(rows), buffer.n_firings / max(1, buffer.n_positions))
+    free = shutil.disk_usage(plan.folder).free
+    if needed > free:
+        raise SpdToolsError(
+            f"This harvest may need {needed / 1e9:.1f} GB in {plan.folder} and {free / 1e9:.1f} GB are free; free some "
+            "space, choose another SPD_OUT_DIR, or lower --n-batches, --log-tokens or the number of examples."
+        )
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Callable[[], bool]]:
+    """Turn SIGTERM and SIGINT into a question that the loop asks after every batch."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+
+    def ask(_signal: int, _frame: FrameType | None) -> None:
+        asked.set()
+
+    previous = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,17 @@
+"""Every test gets an SPD_OUT_DIR of its own."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # the reference modules are used across folders
+
+
+@pytest.fixture(autouse=True)
+def out_dir(tmp_path, monkeypatch):
+    folder = tmp_path / "spd_out"
+    monkeypatch.setenv("SPD_OUT_DIR", str(folder))
+    return folder
