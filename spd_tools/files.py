@@ -16,14 +16,16 @@ from spd_tools.errors import SpdToolsError
 
 TEMPORARY_MARK = ".partial-"
 """Part of the name of every file that is still being written; readers never look at those."""
+_GATHERED = 1 << 18
 
 
 class _HashingFile(io.RawIOBase):
-    """Unbuffered file that keeps size and sha256 of what went through it."""
+    """Keeps size and sha256 of what goes through it; small pieces are gathered before they are written."""
 
     def __init__(self, path: Path) -> None:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         self._hash = hashlib.sha256()
+        self._pending = bytearray()
         self.size = 0
 
     def writable(self) -> bool:
@@ -31,21 +33,35 @@ class _HashingFile(io.RawIOBase):
 
     def write(self, data: Any) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
         view = memoryview(data).cast("B")
+        if len(self._pending) + len(view) <= _GATHERED:
+            self._pending += view
+        else:
+            self._write_out()
+            self._put(view)
+        self.size += len(view)
+        return len(view)
+
+    def _write_out(self) -> None:
+        pending, self._pending = self._pending, bytearray()
+        self._put(memoryview(pending))
+
+    def _put(self, view: memoryview) -> None:
+        self._hash.update(view)
         written = 0
         while written < len(view):
             written += os.write(self._fd, view[written : written + (1 << 24)])
-        self._hash.update(view)
-        self.size += len(view)
-        return len(view)
 
     def tell(self) -> int:
         return self.size
 
     @property
     def sha256(self) -> str:
+        """Of everything written before ``sync``."""
         return self._hash.hexdigest()
 
     def sync(self) -> None:
+        """Write what is pending and make it durable."""
+        self._write_out()
         os.fsync(self._fd)
 
     def close(self) -> None:
@@ -58,7 +74,7 @@ class _HashingFile(io.RawIOBase):
 def atomic_file(path: Path) -> Iterator[_HashingFile]:
     """Open ``path`` for writing; it gets its name when the block ends without an exception.
 
-    Yields an unbuffered binary file with ``size`` and ``sha256`` of what was written so far.
+    Yields a binary file with ``size``, and with ``sha256`` once the block has ended.
 
     Raises:
         SpdToolsError: when the disk is full or the folder cannot be written.
