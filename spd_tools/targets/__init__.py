@@ -1,0 +1,1 @@
+"""Target architectures: what SPD runs decompose."""

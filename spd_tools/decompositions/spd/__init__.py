@@ -1,0 +1,1 @@
+"""SPD runs: targets whose weights are sums of rank-one components with learned causal importances."""
