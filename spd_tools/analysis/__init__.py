@@ -1,0 +1,1 @@
+"""Pure functions over a harvest: regions, overview, search, similarity."""

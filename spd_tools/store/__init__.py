@@ -1,0 +1,1 @@
+"""The harvest on disk: schema, reader and what it returns."""

@@ -31,7 +31,7 @@ def bin_edges(bin_: int) -> tuple[float, float]:
     """(low, high) of a signed bin; low <= a < high for positive bins, low < a <= high for negative ones."""
     if bin_ < 0:
         low, high = bin_edges(-1 - bin_)
-        return -high, -low
+        return -high, 0.0 - low
     if bin_ == 0:
         return 0.0, 2.0**LOWEST_EXPONENT
     if bin_ == N_MAGNITUDES - 1:
