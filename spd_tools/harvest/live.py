@@ -79,7 +79,7 @@ def _on_host(parts: LayerParts, keys: KeySpace) -> LayerActivations:
     ranking: Columns | Projection | None = None
     if parts.inputs is not None:
         assert parts.weights is not None
-        ranking = Projection(*_matrix(parts.inputs)[:1], _array(parts.weights))
+        ranking = Projection(_array(parts.inputs.flatten(0, -2)), _array(parts.weights))
     elif parts.ranking is not None:
         ranking = Columns(*_matrix(parts.ranking))
     return LayerActivations(

@@ -120,9 +120,11 @@ def _write_rows(log: FileLog, rows: HarvestRows) -> NDArray[np.int32]:
             rows.take(np.arange(start, min(start + _ROWS_AT_ONCE, n)))[2] for start in range(0, n, _ROWS_AT_ONCE)
         )
         write_npy(log, "excluded.npy", np.bool_, (n, seq), excluded)
-    if rows.tokenizer is not None:
-        with log.open("tokenizer.json") as file:
-            file.write(rows.tokenizer)
+    tokenizer = log.folder / "tokenizer.json"
+    if tokenizer.exists():
+        content = tokenizer.read_bytes()
+        with log.open(tokenizer.name) as file:
+            file.write(content)
     return lengths
 
 

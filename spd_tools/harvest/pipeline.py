@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +26,8 @@ from spd_tools.harvest.worker import work
 from spd_tools.settings import Settings
 from spd_tools.store.schema import DataInfo, HarvestConfig
 from spd_tools.tokens import DataConfig, Packing, TokenDataset, cached_rows, prepare_tokens
+
+logger = logging.getLogger(__name__)
 
 PLANTED_ROWS = 4096
 """Rows of the planted decomposition's corpus."""
@@ -102,7 +105,7 @@ def run_harvest(
         clean_up(plan.folder)
         return _outcome(plan, "already finished", _n_tokens(plan), begin)
     _refuse_partial(plan, rank or 0, resume)
-    plan.save()
+    plan.save(_tokenizer(decomposition, dataset))
     n_tokens = _work(plan, rank or 0, rows, decomposition, request, progress)
     if rank is not None:
         return _outcome(plan, "rank finished", n_tokens, begin)
@@ -188,24 +191,19 @@ def _data_config(decomposition: Decomposition, request: HarvestRequest) -> DataC
     source = request.data or (trained and trained.dataset)
     if not source:
         raise SpdToolsError(f"{decomposition.run_id} does not say what it was trained on; name a data set with --data.")
-    ours = trained is not None and request.data is None
+    # Split, column and form are those of the data set that the run was trained on; another one has its own.
+    own = trained if request.data is None else None
     n_rows = None if request.n_batches is None else request.n_batches * request.batch_size
-    config = DataConfig(
+    return DataConfig(
         source=source,
         seq_len=request.seq_len or (trained.seq_len if trained else decomposition.max_seq_len),
         tokenizer=request.tokenizer or (trained.tokenizer if trained else None),
         packing=request.packing,
         exclude_tokens=request.exclude_tokens,
-        split=request.split or (trained.split if trained else "train"),
-        column=request.column or (trained.column if trained else "text"),
-    )
-    if not ours:
-        return config
-    assert trained is not None
-    return replace(
-        config,
-        streaming=trained.streaming and n_rows is not None,
-        is_tokenized=trained.is_tokenized or None,
+        split=request.split or (own.split if own else "train"),
+        column=request.column or (own.column if own else "text"),
+        streaming=own is not None and own.streaming and n_rows is not None,
+        is_tokenized=True if own and own.is_tokenized else None,
         max_rows=n_rows,
     )
 
@@ -232,6 +230,17 @@ def _plan(
     tokenizer = request.tokenizer or (decomposition.training_data.tokenizer if decomposition.training_data else None)
     data = DataInfo(source=dataset.source, fingerprint=dataset.fingerprint, tokenizer=tokenizer)
     return make_plan(decomposition, data, config), rows
+
+
+def _tokenizer(decomposition: Decomposition, dataset: TokenDataset) -> bytes | None:
+    """The tokenizer to show text with; data that came tokenised is shown with the run's own, if that can be had."""
+    if dataset.tokenizer_path is not None:
+        return dataset.tokenizer_path.read_bytes()
+    try:
+        return decomposition.tokenizer.to_str().encode()
+    except SpdToolsError as error:
+        logger.warning("%s Token ids will be shown instead of text.", error)
+        return None
 
 
 def _work(

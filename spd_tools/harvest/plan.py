@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from spd_tools.decompositions.base import Decomposition
 from spd_tools.errors import SpdToolsError
-from spd_tools.files import write_json
+from spd_tools.files import write_bytes, write_json
 from spd_tools.settings import Settings
 from spd_tools.store.schema import DataInfo, DecompositionInfo, HarvestConfig
 
@@ -45,9 +45,11 @@ class HarvestPlan(BaseModel):
         """Components of all layers."""
         return sum(n for _, n in self.decomposition.layers)
 
-    def save(self) -> None:
-        """Write plan.json where there is none yet."""
+    def save(self, tokenizer: bytes | None = None) -> None:
+        """Write plan.json, and the tokenizer.json that the store shows text with, where there is none yet."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        if tokenizer is not None and not (self.folder / "tokenizer.json").exists():
+            write_bytes(self.folder / "tokenizer.json", tokenizer)
         if not (self.folder / "plan.json").exists():
             write_json(self.folder / "plan.json", self.model_dump(mode="json"))
 

@@ -55,12 +55,6 @@ class HarvestRows:
         self.n_batches = n_batches
         self.row_ids = permuted_rows(seed, dataset.n_rows)[: n_batches * batch_size]
 
-    @property
-    def tokenizer(self) -> bytes | None:
-        """The tokenizer.json that made the rows."""
-        path = self.dataset.tokenizer_path
-        return None if path is None else path.read_bytes()
-
     def __len__(self) -> int:
         return len(self.row_ids)
 
