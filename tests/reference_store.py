@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from reference import MASS_UNIT, Input, Reference, RefExample, harvest
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from spd_tools.store import schema
+from spd_tools.store.harvest import Harvest
 
 KINDS = ["causal_importance", "component_activation"]
 LAYERS = [("h.0.attn.q_proj", 4), ("h.0.mlp.c_fc", 6), ("h.1.mlp.c_fc", 5)]
@@ -237,3 +242,39 @@ def _manifest(
         ),
         files=files,
     )
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A made-up harvest on disk, and what must stand in it."""
+
+    folder: Path
+    given: Input
+    counted: Reference
+
+    @property
+    def harvest(self) -> Harvest:
+        return Harvest.open(self.folder)
+
+
+@pytest.fixture(scope="session")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Stored:
+    """Half of the rows logged, several record batches. Read only."""
+    given = random_input(3, rows=20, seq=14, log_share=0.5)
+    folder = tmp_path_factory.mktemp("stored") / "harvest" / "made-up" / "abc123"
+    counted = write_reference_store(folder, given, tokenizer_json=word_tokenizer(given.vocab_size).to_str())
+    return Stored(folder, given, counted)
+
+
+@pytest.fixture
+def store_copy(stored: Stored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same in a SPD_OUT_DIR of the test's own, to be spoilt."""
+    monkeypatch.setenv("SPD_OUT_DIR", str(tmp_path))
+    return Path(shutil.copytree(stored.folder, tmp_path / "harvest" / "made-up" / "abc123"))
+
+
+def word_tokenizer(vocab_size: int) -> Tokenizer:
+    """One word per token id: w0, w1, ..."""
+    tokenizer = Tokenizer(models.WordLevel({f"w{v}": v for v in range(vocab_size)}, unk_token="w0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return tokenizer

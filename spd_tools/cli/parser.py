@@ -1,0 +1,16 @@
+"""The parser: one module per group of commands adds its own."""
+
+from __future__ import annotations
+
+from spd_tools.cli import harvests, look, machine, runs, transfer
+from spd_tools.cli.arguments import Parser
+
+
+def build_parser() -> Parser:
+    """The parser of `spd-tools`; every command sets ``handler``."""
+    parser = Parser(prog="spd-tools", description="Count, look at and explain the components of neural networks.")
+    parser.set_defaults(json=False)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for group in (harvests, look, runs, transfer, machine):
+        group.add_commands(commands)
+    return parser

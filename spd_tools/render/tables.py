@@ -1,0 +1,106 @@
+"""Lists of tokens, components, harvests and checks as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from spd_tools.render.numbers import count, logarithm, number, percent
+from spd_tools.render.safe import visible, visible_token
+from spd_tools.render.tokens import TokenSpelling
+from spd_tools.store.records import CorrelatedComponent, Side, TokenScore
+
+_BRIEF_TOKEN_WIDTH = 16
+_GAP = 4
+
+
+def plain_table(names: Sequence[str], *, right: Sequence[str] = ()) -> Table:
+    """An empty table with the columns ``names`` (left-aligned) and ``right`` (right-aligned)."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)
+    for name in names:
+        table.add_column(Text(name), no_wrap=True, overflow="ellipsis")
+    for name in right:
+        table.add_column(Text(name), justify="right", no_wrap=True)
+    return table
+
+
+def add_cells(table: Table, *cells: str | Text) -> None:
+    """A row of data: strings are made visible and are not markup."""
+    table.add_row(*(cell if isinstance(cell, Text) else Text(visible(cell)) for cell in cells))
+
+
+def titled(title: str, body: RenderableType, caption: str = "") -> RenderableType:
+    """A heading, what it is about, and a remark below."""
+    parts: list[RenderableType] = [Text(visible(title), "bold cyan"), body]
+    if caption:
+        parts.append(Text(visible(caption), "dim"))
+    return Group(*parts)
+
+
+def token_table(scores: Sequence[TokenScore], side: Side, spelling: TokenSpelling, *, brief: bool = False) -> Table:
+    """Tokens with M (firings or mass), M over all positions, recall, precision, lift and PMI; brief: fewer of them."""
+    counted = "firings" if side == "input" else "mass"
+    names = (counted, "recall", "precision", "PMI") if brief else (counted, "of", "recall", "precision", "lift", "PMI")
+    table = plain_table(["token"], right=names)
+    table.columns[0].width = _BRIEF_TOKEN_WIDTH if brief else None
+    for score in scores:
+        cells = {
+            counted: count(score.count),
+            "of": count(score.total),
+            "recall": percent(score.recall),
+            "precision": percent(score.precision),
+            "lift": number(score.lift),
+            "PMI": logarithm(score.pmi),
+        }
+        add_cells(table, visible_token(spelling(score.token_id)), *(cells[name] for name in names))
+    return table
+
+
+PAIR_COLUMNS = ("fires", "both", "expected", "precision", "recall", "Jaccard", "PMI")
+
+
+def correlation_table(correlated: Iterable[CorrelatedComponent], columns: Sequence[str] = PAIR_COLUMNS) -> Table:
+    """Components that fire together with one; ``columns``: any of PAIR_COLUMNS."""
+    table = plain_table(["component"], right=columns)
+    for other in correlated:
+        cells = {
+            "fires": count(other.firing_count),
+            "both": count(other.count),
+            "expected": count(round(other.expected, 1)),
+            "precision": percent(other.precision),
+            "recall": percent(other.recall),
+            "Jaccard": f"{other.jaccard:.3f}",
+            "PMI": logarithm(other.pmi),
+        }
+        add_cells(table, str(other.key), *(cells[name] for name in columns))
+    return table
+
+
+class SideBySide:
+    """Two things next to each other where the terminal is wide enough for both, else below each other."""
+
+    def __init__(self, left: RenderableType, right: RenderableType, *, least_right: int | None = None) -> None:
+        """``least_right``: columns that are enough for ``right``; default: as many as it takes uncut."""
+        self._left = left
+        self._right = right
+        self._least_right = least_right
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """A grid of two columns, or one after the other."""
+        left, right = (Measurement.get(console, options, side).maximum for side in (self._left, self._right))
+        room = options.max_width - left - _GAP
+        if room >= (right if self._least_right is None else min(right, self._least_right)):
+            grid = Table.grid(padding=(0, _GAP, 0, 0))
+            grid.add_column(width=left)
+            grid.add_column(width=min(room, right))
+            grid.add_row(self._left, self._right)
+            yield grid
+        else:
+            yield self._left
+            yield Text()
+            yield self._right

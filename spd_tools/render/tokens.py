@@ -1,0 +1,113 @@
+"""Token ids -> the text they stand for, whatever kind of tokenizer wrote them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_METASPACE = "▁"
+_CONTINUATION = "##"
+_SPACE_DROPPING = {"Whitespace", "WhitespaceSplit", "BertPreTokenizer", "WordPiece"}
+"""Pre-tokenizers and decoders whose tokens are words without the space before them."""
+
+
+@lru_cache(maxsize=1)
+def _bytes_of_characters() -> dict[str, int]:
+    """The byte alphabet of GPT-2's tokenizer: printable Latin-1 stands for itself, other bytes for 256, 257, ..."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+def _types(step: dict[str, Any] | None) -> set[str]:
+    """Types of a pre-tokenizer or decoder and of everything nested in it."""
+    if not step:
+        return set()
+    inner = step.get("decoders") or step.get("pretokenizers") or []
+    return {step["type"]}.union(*map(_types, inner))
+
+
+class TokenSpelling:
+    """Text of tokens; without a tokenizer a token's text is its id in angle brackets.
+
+    Byte-level tokens (GPT-2's alphabet, or ``<0x0A>`` of SentencePiece) are turned back into bytes; bytes that are no
+    whole character appear as \\xNN. Tokenizers whose tokens carry no spaces get one before each word.
+    """
+
+    def __init__(self, tokenizer: Tokenizer | None) -> None:
+        self._tokenizer = tokenizer
+        self._byte_level = self._metaspace = self._words = False
+        self._added: set[int] = set()
+        if tokenizer is None:
+            return
+        document = json.loads(tokenizer.to_str())
+        steps = _types(document.get("decoder")) | _types(document.get("pre_tokenizer"))
+        self._byte_level = "ByteLevel" in steps
+        self._metaspace = not self._byte_level and bool(steps & {"Metaspace", "ByteFallback"})
+        self._words = not self._byte_level and not self._metaspace and bool(steps & _SPACE_DROPPING)
+        self._added = {token["id"] for token in document.get("added_tokens", [])}
+
+    def _bytes(self, token_id: int) -> bytes:
+        token = None if self._tokenizer is None else self._tokenizer.id_to_token(token_id)
+        if token is None:
+            return f"<{token_id}>".encode()
+        if token_id in self._added:
+            return token.encode(errors="backslashreplace")
+        if self._byte_level:
+            alphabet = _bytes_of_characters()
+            if all(char in alphabet for char in token):
+                return bytes(alphabet[char] for char in token)
+        if self._metaspace:
+            if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+                return bytes.fromhex(token[3:5])
+            token = token.replace(_METASPACE, " ")
+        return token.encode(errors="backslashreplace")
+
+    def __call__(self, token_id: int) -> str:
+        """Text of one token alone, as it came: not yet safe for a terminal."""
+        return self._bytes(token_id).decode(errors="backslashreplace")
+
+    def running(self, token_ids: Sequence[int], focus: int) -> list[str]:
+        """Texts of neighbouring tokens that read well one after the other, one per token.
+
+        A character whose bytes are spread over several tokens appears whole at the last of them, except that the
+        token at ``focus`` always shows what it holds itself.
+        """
+        texts: list[str] = []
+        pending = b""
+        for at, token_id in enumerate(token_ids):
+            data = self._bytes(token_id)
+            if at in (focus, focus + 1) and pending:
+                texts[-1] += pending.decode(errors="backslashreplace")
+                pending = b""
+            pending += data
+            whole = _whole_characters(pending)
+            if at == focus or len(pending) - whole > 3:
+                whole = len(pending)
+            texts.append(pending[:whole].decode(errors="backslashreplace"))
+            pending = pending[whole:]
+        if pending:
+            texts[-1] += pending.decode(errors="backslashreplace")
+        return [_joined(text) for text in texts] if self._words else texts
+
+
+def _joined(text: str) -> str:
+    """A word with the space that its tokenizer dropped, or the rest of a word."""
+    return text.removeprefix(_CONTINUATION) if text.startswith(_CONTINUATION) else " " + text
+
+
+def _whole_characters(data: bytes) -> int:
+    """Length of the data without an unfinished UTF-8 sequence at its end."""
+    for back in range(1, min(4, len(data) + 1)):
+        lead = data[-back]
+        if lead >= 0xC0:
+            needed = 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
+            return len(data) - back if needed > back else len(data)
+        if lead < 0x80:
+            break
+    return len(data)

@@ -1,0 +1,143 @@
+"""From a run to a component through the command line alone."""
+
+import functools
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from spd_tools import demo
+from spd_tools.cli import main
+from spd_tools.decompositions import planted as planted_package
+from spd_tools.harvest import pipeline
+from spd_tools.store.reader import open_harvest
+
+SMALL = ("--n-batches", "3", "--batch-size", "4")
+
+
+@pytest.fixture(scope="module")
+def small_planted():
+    """The planted decomposition is built once, and its corpus is short."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "PLANTED_ROWS", 128)
+        patch.setattr(demo, "REQUEST", replace(demo.REQUEST, n_batches=4))
+        patch.setattr(planted_package, "load_planted", functools.cache(planted_package.load_planted))
+        yield
+
+
+@pytest.fixture(scope="module")
+def prepared(small_planted, tmp_path_factory):
+    """An SPD_OUT_DIR with a harvest of `planted` and the token file of `demo`."""
+    folder = tmp_path_factory.mktemp("prepared")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPD_OUT_DIR", str(folder))
+        assert main(["harvest", "planted", *SMALL]) == 0
+        assert main(["prepare", "demo"]) == 0
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def tokens(prepared, out_dir):
+    shutil.copytree(prepared / "tokens", out_dir / "tokens")
+
+
+@pytest.fixture
+def planted(prepared, out_dir):
+    shutil.copytree(prepared / "harvest", out_dir / "harvest")
+    return open_harvest("planted-0")
+
+
+def test_harvest_then_overview(planted, run):
+    code, out, err = run("overview", "h.0.mlp.down_proj:17")
+    assert (code, err) == (0, "")
+    assert "100 % of all tokens" in out
+
+
+def test_harvest_says_what_to_type_next_and_prints_no_data(run):
+    code, out, err = run("harvest", "planted", *SMALL)
+    assert (code, out) == (0, "")
+    assert "spd-tools overview KEY --run planted-0" in err
+
+
+def test_a_finished_harvest_is_reported_not_redone(planted, run_json):
+    outcome = run_json("harvest", "planted", *SMALL)
+    assert (outcome["state"], outcome["harvest_id"]) == ("already finished", planted.harvest_id)
+    assert outcome["n_tokens"] == planted.n_tokens
+
+
+def test_ranks_then_merge(run, run_json):
+    ranks = [run_json("harvest", "planted", *SMALL, "--world-size", 2, "--rank", rank) for rank in (0, 1)]
+    assert [outcome["state"] for outcome in ranks] == ["rank finished"] * 2
+    merged = run_json("merge", "planted-0")
+    assert merged["state"] == "finished"
+    assert merged["n_tokens"] == sum(outcome["n_tokens"] for outcome in ranks)
+
+
+def test_a_finished_rank_says_how_to_merge(run):
+    _, _, err = run("harvest", "planted", *SMALL, "--world-size", 2, "--rank", 1)
+    assert "Rank 1 of" in err
+    assert "spd-tools merge planted-0" in err
+
+
+def test_a_missing_rank_is_named(run):
+    run("harvest", "planted", *SMALL, "--world-size", 2, "--rank", 1)
+    code, _, err = run("merge", "planted-0")
+    assert (code, len(err.splitlines())) == (1, 1)
+    assert "0" in err
+
+
+def test_the_run_is_found_by_what_was_typed(planted, run, run_json):
+    assert run_json("overview", "h.0.mlp.down_proj:17", "--run", "planted:0")["run_id"] == "planted-0"
+
+
+def test_similar_components_of_a_run_that_can_be_loaded(planted, run_json):
+    similar = run_json("similar", "h.0.mlp.down_proj:6", "--direction", "write", "--limit", "3")
+    assert len(similar) == 3
+    assert "similar" not in similar[0]
+    assert all(-1 <= other["cosine"] <= 1 for other in similar)
+
+
+def test_prepare_makes_the_token_file_that_the_harvest_uses(run_json):
+    fingerprint = run_json("prepare", "planted")["fingerprint"]
+    outcome = run_json("harvest", "planted", *SMALL)
+    assert open_harvest("planted-0", outcome["harvest_id"]).manifest.data.fingerprint == fingerprint
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("harvest", "no/such/run", *SMALL),
+        ("harvest", "planted:x", *SMALL),
+        ("harvest", "planted", *SMALL, "--seq-len", "100000"),
+        ("harvest", "planted", *SMALL, "--rank", "2", "--world-size", "2"),
+        ("harvest", "planted", *SMALL, "--device", "toaster"),
+        ("harvest", "planted", *SMALL, "--data", "no/such/file.jsonl", "--tokenizer", "no/such/tokenizer.json"),
+        ("harvest", "planted", *SMALL, "--threshold", "-1"),
+        ("harvest", "planted", *SMALL, "--p-min", "2"),
+        ("merge", "planted-0"),
+        ("prepare", "no/such/run"),
+    ],
+    ids=" ".join,
+)
+def test_what_a_user_can_mend_is_one_sentence(run, argv, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    code, out, err = run(*argv)
+    assert (code, out, len(err.splitlines())) == (1, "", 1)
+
+
+def test_the_demo_is_found_the_second_time(run, run_json):
+    first = run_json("demo")
+    second = run("demo")
+    assert second[0] == 0
+    assert first["component"]["key"] in second[1]
+    assert [entry["state"] for entry in run_json("runs")] == ["finished"]
+
+
+def test_the_demos_component_is_the_tail_marker(run_json):
+    from spd_tools.decompositions.resolve import load_decomposition
+
+    found = run_json("demo")
+    rules = load_decomposition("demo").rules
+    assert rules[found["component"]["key"]].name == "tail-marker"
+    by_name = {region["name"]: region for region in found["regions"]["regions"]}
+    assert by_name["extreme"]["n_distinct_tokens"] == 1 < by_name["below core"]["n_distinct_tokens"]
