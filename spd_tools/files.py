@@ -20,11 +20,11 @@ _GATHERED = 1 << 18
 
 
 class _HashingFile(io.RawIOBase):
-    """Keeps size and sha256 of what goes through it; small pieces are gathered before they are written."""
+    """Keeps size and checksum of what goes through it; small pieces are gathered before they are written."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, checksum: bool) -> None:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        self._hash = hashlib.sha256()
+        self._hash = hashlib.sha256() if checksum else None
         self._pending = bytearray()
         self.size = 0
 
@@ -46,7 +46,8 @@ class _HashingFile(io.RawIOBase):
         self._put(memoryview(pending))
 
     def _put(self, view: memoryview) -> None:
-        self._hash.update(view)
+        if self._hash is not None:
+            self._hash.update(view)
         written = 0
         while written < len(view):
             written += os.write(self._fd, view[written : written + (1 << 24)])
@@ -57,6 +58,7 @@ class _HashingFile(io.RawIOBase):
     @property
     def sha256(self) -> str:
         """Of everything written before ``sync``."""
+        assert self._hash is not None, "opened without checksum"
         return self._hash.hexdigest()
 
     def sync(self) -> None:
@@ -71,17 +73,17 @@ class _HashingFile(io.RawIOBase):
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[_HashingFile]:
+def atomic_file(path: Path, *, checksum: bool = False) -> Iterator[_HashingFile]:
     """Open ``path`` for writing; it gets its name when the block ends without an exception.
 
-    Yields a binary file with ``size``, and with ``sha256`` once the block has ended.
+    Yields a binary file with ``size``, and with ``sha256`` once the block has ended if ``checksum`` is asked for.
 
     Raises:
         SpdToolsError: when the disk is full or the folder cannot be written.
     """
     aside = path.with_name(f".{path.name}{TEMPORARY_MARK}{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        file = _HashingFile(aside)
+        file = _HashingFile(aside, checksum=checksum)
         try:
             yield file
             file.sync()

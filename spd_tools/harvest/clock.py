@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -9,10 +10,11 @@ from contextlib import contextmanager
 
 
 class StageClock:
-    """Adds up wall seconds per named stage."""
+    """Adds up seconds per named stage, over all threads."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
+        self._lock = threading.Lock()
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
@@ -21,4 +23,6 @@ class StageClock:
         try:
             yield
         finally:
-            self.seconds[stage] += time.perf_counter() - start
+            seconds = time.perf_counter() - start
+            with self._lock:
+                self.seconds[stage] += seconds

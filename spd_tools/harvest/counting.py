@@ -16,10 +16,10 @@ _BLOCK = 16
 
 
 @njit(nogil=True, cache=True)
-def append_block(position, values, block_indptr, block_position, block_values, base, start, cursor, c0, c1):  # noqa: ANN001, ANN201
-    """Copy a batch's firings of components start + c0..c1-1 behind those of earlier batches; advances ``cursor``."""
+def append_block(position, values, block_indptr, block_position, block_values, base, start, cursor):  # noqa: ANN001, ANN201
+    """Copy a block's firings behind those of earlier rows; advances ``cursor``."""
     n_kinds = values.shape[0]
-    for c in range(c0, c1):
+    for c in range(len(block_indptr) - 1):
         at = cursor[start + c]
         begin = block_indptr[c]
         n = block_indptr[c + 1] - begin
@@ -154,9 +154,9 @@ def sum_firings(indptr, position, values, dropped_at, sums, dropped, c0, c1):  #
 
 
 @njit(nogil=True, cache=True)
-def add_row_totals(totals, sums, c0, c1):  # noqa: ANN001, ANN201
+def add_row_totals(totals, sums):  # noqa: ANN001, ANN201
     """Add [rows, n] row sums to exact sums [n, limbs]."""
-    for c in range(c0, c1):
+    for c in range(totals.shape[1]):
         for r in range(totals.shape[0]):
             add_exactly(sums[c], totals[r, c])
 

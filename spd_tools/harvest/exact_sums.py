@@ -1,8 +1,8 @@
 """Sums of floats without rounding, hence independent of order and sharding.
 
-A Kulisch accumulator (Kulisch 2002): a wide fixed-point number in units of 2**-149, the smallest float32, held as 32-bit
-limbs in int64. Every float32 enters exactly; of a float64 what lies below 2**-149 is cut off. It is rounded once, at the
-end.
+A Kulisch accumulator (Kulisch 2002): a wide fixed-point number in units of 2**-149, the smallest float32, held as
+32-bit limbs in int64. Every float32 enters exactly; of a float64 what lies below 2**-149 is cut off. It is rounded once,
+at the end.
 """
 
 from __future__ import annotations

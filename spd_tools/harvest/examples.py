@@ -1,12 +1,13 @@
 """Uniform and top examples: two bottom-k sketches per component.
 
-A sketch keeps the k firings with the smallest (rank, key): for uniform examples the rank is constant and the key is the
-sampling hash; for top examples the rank falls with |ranking activation| and the hash breaks ties. Bottom-k sketches merge
-exactly: the k smallest of a union are the k smallest of the parts' k smallest (Cohen and Kaplan 2007).
+A sketch keeps the k firings with the smallest (rank, key): for uniform examples the rank is constant and the key is
+the sampling hash; for top examples the rank falls with |ranking activation| and the hash breaks ties. Bottom-k sketches
+merge exactly: the k smallest of a union are the k smallest of the parts' k smallest (Cohen and Kaplan 2007).
 """
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 
 from spd_tools.harvest.firings import FiringBlock
 from spd_tools.harvest.hashing import chain, mix
-from spd_tools.harvest.parallel import n_threads, run_ranges, weighted_bounds
+
+ExampleKind = Literal["uniform", "top"]
 
 # What a heap entry's slot says: >= 0 a window in the pool, STORED a window in a segment, WANTED - f that the window of
 # the block's firing f has yet to be read. _offer hands back the slot of the entry that had to go, or one of the others.
@@ -70,7 +72,7 @@ def _rise(ranks, keys, rows, positions, slots, at):  # noqa: ANN001, ANN202
 
 @njit(nogil=True, cache=True)
 def _offer(ranks, keys, rows, positions, slots, size, rank, key, row, position, slot):  # noqa: ANN001, ANN202
-    """Put an entry into one component's heap if it belongs there. Returns (new size, slot set free | STORED | _REJECTED)."""
+    """Put an entry into a component's heap if it belongs there: (new size, slot set free | STORED | _REJECTED)."""
     k = len(keys)
     if size < k:
         ranks[size], keys[size], rows[size], positions[size], slots[size] = rank, key, row, position, slot
@@ -85,59 +87,33 @@ def _offer(ranks, keys, rows, positions, slots, size, rank, key, row, position, 
 
 
 @njit(nogil=True, cache=True)
-def _update(  # noqa: ANN202
-    seed,  # noqa: ANN001
-    by_size,  # noqa: ANN001
-    start,  # noqa: ANN001
-    indptr,  # noqa: ANN001
-    positions,  # noqa: ANN001
-    ranking,  # noqa: ANN001
-    row_ids,  # noqa: ANN001
-    seq,  # noqa: ANN001
-    heap,  # noqa: ANN001
-    sizes,  # noqa: ANN001
-    wanted,  # noqa: ANN001
-    freed,  # noqa: ANN001
-    c0,  # noqa: ANN001
-    c1,  # noqa: ANN001
-):
-    """Offer a block's firings of components c0..c1-1. Fills ``wanted`` (component, place in heap); returns counts."""
+def _update(seed, by_size, start, indptr, positions, ranking, row_ids, seq, heap, sizes, wanted, freed):  # noqa: ANN001, ANN202
+    """Offer a block's firings. Fills ``wanted`` (component in the block, place in its heap) and ``freed`` (slots)."""
     ranks, keys, rows, places, slots = heap
     n_wanted = 0
     n_freed = 0
-    for c in range(c0, c1):
-        flat = start + c
+    for c in range(len(indptr) - 1):
         accepted = False
         for f in range(indptr[c], indptr[c + 1]):
             rank = np.uint32(0)
             if by_size:
                 rank = _TOP_RANK - (np.float32(ranking[f]).view(np.uint32) & _MAGNITUDE)
-                if sizes[flat] == keys.shape[1] and rank > ranks[flat, 0]:
+                if sizes[c] == keys.shape[1] and rank > ranks[c, 0]:
                     continue
             r, s = divmod(positions[f], seq)
-            key = chain(chain(chain(mix(seed + _GOLDEN), row_ids[r]), s), flat)
+            key = chain(chain(chain(mix(seed + _GOLDEN), row_ids[r]), s), start + c)
             slot = WANTED - f  # remembers which firing of the block to read
-            sizes[flat], gone = _offer(
-                ranks[flat],
-                keys[flat],
-                rows[flat],
-                places[flat],
-                slots[flat],
-                sizes[flat],
-                rank,
-                key,
-                row_ids[r],
-                s,
-                slot,
+            sizes[c], gone = _offer(
+                ranks[c], keys[c], rows[c], places[c], slots[c], sizes[c], rank, key, row_ids[r], s, slot
             )
             accepted |= gone != _REJECTED
             if gone >= 0:
                 freed[n_freed] = gone
                 n_freed += 1
         if accepted:
-            for i in range(sizes[flat]):
-                if slots[flat, i] <= WANTED:
-                    wanted[n_wanted, 0] = flat
+            for i in range(sizes[c]):
+                if slots[c, i] <= WANTED:
+                    wanted[n_wanted, 0] = c
                     wanted[n_wanted, 1] = i
                     n_wanted += 1
     return n_wanted, n_freed
@@ -183,18 +159,14 @@ class ExampleRecords:
 
 
 class ExampleSketch:
-    """Bottom-k sketches of all components, for one way of ranking."""
+    """Bottom-k sketches of one layer's components, for one way of ranking. Threads may add at the same time."""
 
     def __init__(
-        self,
-        kind: Literal["uniform", "top"],
-        n_components: int,
-        k: int,
-        seed: int,
-        n_kinds: int,
-        width: int,
+        self, kind: ExampleKind, start: int, n_components: int, k: int, seed: int, n_kinds: int, width: int
     ) -> None:
         self.kind = kind
+        self.start = start
+        self.n_components = n_components
         self._seed = np.uint64(seed)
         self._heap = (
             np.zeros((n_components, k), np.uint32),
@@ -205,56 +177,46 @@ class ExampleSketch:
         )
         self._sizes = np.zeros(n_components, np.int64)
         self._pool = _Pool(n_kinds, width)
+        self._lock = threading.Lock()
 
     @property
     def window_bytes(self) -> int:
         """Memory of windows that are not in a segment yet."""
         return self._pool.values.nbytes
 
-    def add(self, block: FiringBlock, row_ids: NDArray[np.int64], seq: int) -> None:
+    def add(
+        self, block: FiringBlock, row_ids: NDArray[np.int64], seq: int, known: NDArray[np.float32] | None = None
+    ) -> None:
         """Offer a block's firings and read the windows of those that stay."""
-        lengths = np.diff(block.indptr)
         k = self._heap[1].shape[1]
         if k == 0 or not len(block.positions):
             return
-        pending: list[NDArray[np.int64]] = []
-        freed: list[NDArray[np.int64]] = []
-        ranking = block.values[-1]
-
-        def update(_: int, c0: int, c1: int) -> None:
-            n = int(block.indptr[c1] - block.indptr[c0])
-            wanted = np.empty((int(np.minimum(lengths[c0:c1], k).sum()), 2), np.int64)
-            gone = np.empty(n, np.int64)
+        wanted = np.empty((int(np.minimum(np.diff(block.indptr), k).sum()), 2), np.int64)
+        freed = np.empty(len(block.positions), np.int64)
+        with self._lock:
             n_wanted, n_freed = _update(
                 self._seed,
                 self.kind == "top",
                 block.start,
                 block.indptr,
                 block.positions,
-                ranking,
+                block.values[-1],
                 row_ids,
                 seq,
                 self._heap,
                 self._sizes,
                 wanted,
-                gone,
-                c0,
-                c1,
+                freed,
             )
-            pending.append(wanted[:n_wanted])
-            freed.append(gone[:n_freed])
-
-        run_ranges(update, weighted_bounds(lengths, n_threads()))
-        for slots in freed:
-            self._pool.give_back(slots)
-        wanted = np.concatenate(pending)
-        if not len(wanted):
-            return
-        slots = self._pool.take(len(wanted))
-        slot_column = self._heap[4]
-        firing = WANTED - slot_column[wanted[:, 0], wanted[:, 1]]
-        slot_column[wanted[:, 0], wanted[:, 1]] = slots
-        block.windows.fill(self._pool.values, slots, wanted[:, 0], block.positions[firing].astype(np.int64))
+            self._pool.give_back(freed[:n_freed])
+            wanted = wanted[:n_wanted]
+            slots = self._pool.take(n_wanted)
+            slot_column = self._heap[4]
+            firing = WANTED - slot_column[wanted[:, 0], wanted[:, 1]]
+            slot_column[wanted[:, 0], wanted[:, 1]] = slots
+            position = block.positions[firing].astype(np.int64)
+            order = np.argsort(position)  # neighbours share most of what their windows read
+            block.windows.fill(self._pool.values, slots[order], wanted[order, 0], position[order])
 
     def drain(self) -> ExampleRecords:
         """Hand out everything that is not in a segment yet and count it as stored."""
@@ -266,7 +228,7 @@ class ExampleSketch:
         picked = (component, place)
         taken = slots[picked]
         records = ExampleRecords(
-            component=component.astype(np.int32),
+            component=(self.start + component).astype(np.int32),
             rank=ranks[picked],
             key=keys[picked],
             row=rows[picked],
@@ -277,11 +239,16 @@ class ExampleSketch:
         self._pool = _Pool(self._pool.values.shape[1], self._pool.values.shape[2] // 2)
         return records
 
-    def restore(self, component: NDArray[np.int32], rank: NDArray[np.uint32], key: NDArray[np.uint64]) -> None:
-        """Take up entries that an earlier attempt stored in a segment (their windows stay there)."""
-        ranks, keys, _rows, _positions, slots = self._heap
-        zero = np.int64(0)
-        _restore(ranks, keys, _rows, _positions, slots, self._sizes, component, rank, key, zero)
+    def restore(self, lengths: NDArray[np.int64], rank: NDArray[np.uint32], key: NDArray[np.uint64]) -> None:
+        """Take up entries that an earlier attempt stored in a segment (their windows stay there).
+
+        Args:
+            lengths: [components of the layer] entries of each.
+            rank: of the entries, by component.
+            key: likewise.
+        """
+        component = np.repeat(np.arange(self.n_components), lengths)
+        _restore(*self._heap, self._sizes, component, rank, key, np.int64(0))
 
 
 @njit(nogil=True, cache=True)

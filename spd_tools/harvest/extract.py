@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numba import njit
 from numpy.typing import NDArray
 
 from spd_tools.errors import SpdToolsError
 from spd_tools.harvest.firings import FiringBlock
-from spd_tools.harvest.parallel import even_bounds, n_threads, run_ranges, weighted_bounds
 
 _BLOCK = 16  # one AVX-512 register of float32: most blocks hold no firing and cost one comparison
 
@@ -53,48 +53,53 @@ class LayerActivations:
 
 
 @njit(nogil=True, cache=True)
-def _scan(matrix, column, n, threshold, included, t0, t1, out_component, out_position, counts):  # noqa: ANN001, ANN202
-    """Collect (component, position) of every entry above the threshold. Returns (number found, found a NaN or inf)."""
+def _scan(matrix, column, n, threshold, included, out_component, out_position, counts):  # noqa: ANN001, ANN202
+    """Collect (component, position) of every entry above the threshold (or NaN); returns how many were collected.
+
+    Once the outputs have no room for another row, entries are only counted.
+    """
     found = 0
-    capacity = len(out_component)
-    for t in range(t0, t1):
+    for t in range(len(included)):
         if not included[t]:
             continue
         row = matrix[t, column : column + n]
+        full = found + n > len(out_component)
         for b in range(0, n, _BLOCK):
             stop = min(b + _BLOCK, n)
-            quiet = True
+            hits = 0
             if stop - b == _BLOCK:
-                hits = 0
                 for j in range(_BLOCK):
                     hits += not (row[b + j] <= threshold)  # true for NaN as well
-                quiet = hits == 0
             else:
-                for j in range(b, stop):
-                    quiet &= row[j] <= threshold
-            if quiet:
+                hits = 1
+            if hits == 0:
                 continue
-            for j in range(b, stop):
-                value = row[j]
-                if not (value <= threshold):
-                    if value - value != 0:
-                        return found, True
-                    if found < capacity:
-                        out_component[found] = j
-                        out_position[found] = t
-                    counts[j] += 1
-                    found += 1
-    return found, False
+            if full:
+                for j in range(b, stop):
+                    counts[j] += not (row[j] <= threshold)
+                continue
+            for j in range(b, stop):  # no branch: which of them fire cannot be predicted
+                fires = not (row[j] <= threshold)
+                out_component[found] = j
+                out_position[found] = t
+                found += fires
+                counts[j] += fires
+    return found
 
 
 @njit(nogil=True, cache=True)
 def _scatter(matrix, column, low, high, components, positions, cursor, out_position, out_value):  # noqa: ANN001, ANN202
+    """Group what ``_scan`` found by component; returns whether a value is NaN or infinite."""
+    broken = False
     for i in range(len(components)):
         c = components[i]
         at = cursor[c]
         cursor[c] = at + 1
+        value = matrix[positions[i], column + c]
+        broken |= value - value != 0
         out_position[at] = positions[i]
-        out_value[at] = min(max(matrix[positions[i], column + c], low), high)
+        out_value[at] = min(max(value, low), high)
+    return broken
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
@@ -107,24 +112,24 @@ def dot(a, b):  # noqa: ANN001, ANN201
 
 
 @njit(nogil=True, cache=True)
-def _project(inputs, weights, indptr, positions, out, c0, c1):  # noqa: ANN001, ANN202
-    for c in range(c0, c1):
+def _project(inputs, weights, indptr, positions, out):  # noqa: ANN001, ANN202
+    for c in range(len(indptr) - 1):
         for f in range(indptr[c], indptr[c + 1]):
             out[f] = dot(inputs[positions[f]], weights[c])
 
 
 @njit(nogil=True, cache=True)
-def _pick(matrix, column, low, high, indptr, positions, out, c0, c1):  # noqa: ANN001, ANN202
-    for c in range(c0, c1):
+def _pick(matrix, column, low, high, indptr, positions, out):  # noqa: ANN001, ANN202
+    for c in range(len(indptr) - 1):
         for f in range(indptr[c], indptr[c + 1]):
             out[f] = min(max(matrix[positions[f], column + c], low), high)
 
 
 @njit(nogil=True, cache=True)
-def _column_totals(matrix, column, low, high, included, out, r0, r1):  # noqa: ANN001, ANN202
+def _column_totals(matrix, column, low, high, included, out):  # noqa: ANN001, ANN202
     seq = included.shape[1]
     n = out.shape[1]
-    for r in range(r0, r1):
+    for r in range(included.shape[0]):
         for s in range(seq):
             if included[r, s]:
                 for j in range(n):
@@ -132,9 +137,9 @@ def _column_totals(matrix, column, low, high, included, out, r0, r1):  # noqa: A
 
 
 @njit(nogil=True, cache=True)
-def _fill_columns(matrix, column, low, high, included, width, out, slots, local, positions, i0, i1):  # noqa: ANN001, ANN202
+def _fill_columns(matrix, column, low, high, included, width, out, slots, local, positions):  # noqa: ANN001, ANN202
     seq = included.shape[1]
-    for i in range(i0, i1):
+    for i in range(len(slots)):
         r, s = divmod(positions[i], seq)
         for k in range(-width, width + 1):
             inside = 0 <= s + k < seq and included[r, s + k]
@@ -145,9 +150,9 @@ def _fill_columns(matrix, column, low, high, included, width, out, slots, local,
 
 
 @njit(nogil=True, cache=True)
-def _fill_projection(inputs, weights, included, width, out, slots, local, positions, i0, i1):  # noqa: ANN001, ANN202
+def _fill_projection(inputs, weights, included, width, out, slots, local, positions):  # noqa: ANN001, ANN202
     seq = included.shape[1]
-    for i in range(i0, i1):
+    for i in range(len(slots)):
         r, s = divmod(positions[i], seq)
         for k in range(-width, width + 1):
             inside = 0 <= s + k < seq and included[r, s + k]
@@ -170,26 +175,13 @@ class DenseWindows:
     ) -> None:
         """See WindowSource."""
         width = out.shape[2] // 2
-        local = components - self.layer.start
-        bounds = even_bounds(len(slots), n_threads())
         for kind, source in enumerate((self.layer.gating, self.layer.ranking)):
-            if source is None:
-                continue
-            args = (out[:, kind], slots, local, positions)
             if isinstance(source, Projection):
-                run_ranges(
-                    lambda _, i0, i1, s=source, a=args: _fill_projection(
-                        s.inputs, s.weights, self.included, width, *a, i0, i1
-                    ),
-                    bounds,
-                )
-            else:
-                run_ranges(
-                    lambda _, i0, i1, s=source, a=args: _fill_columns(
-                        s.matrix, s.column, np.float32(s.low), np.float32(s.high), self.included, width, *a, i0, i1
-                    ),
-                    bounds,
-                )
+                given = (source.inputs, source.weights)
+                _fill_projection(*given, self.included, width, out[:, kind], slots, components, positions)
+            elif source is not None:
+                given = (source.matrix, source.column, np.float32(source.low), np.float32(source.high))
+                _fill_columns(*given, self.included, width, out[:, kind], slots, components, positions)
 
 
 def extract_block(layer: LayerActivations, threshold: float, included: NDArray[np.bool_]) -> FiringBlock:
@@ -209,7 +201,7 @@ def extract_block(layer: LayerActivations, threshold: float, included: NDArray[n
     if not (threshold == 0 and layer.gating.low == 0):
         totals[0] = _totals(layer.gating, layer.n, included)
     if layer.ranking is not None:
-        values.append(_read(layer.ranking, layer.n, indptr, positions))
+        values.append(_read(layer.ranking, indptr, positions))
         if not np.isfinite(values[-1]).all():
             raise _not_finite(layer.name)
         totals[1] = _totals(layer.ranking, layer.n, included)
@@ -226,7 +218,8 @@ def extract_block(layer: LayerActivations, threshold: float, included: NDArray[n
 
 def _not_finite(name: str) -> SpdToolsError:
     return SpdToolsError(
-        f"Layer {name} has an activation that is NaN or infinite; check the checkpoint, or harvest with --precision f32."
+        f"Layer {name} has an activation that is NaN or infinite; check the checkpoint, "
+        "or harvest with --precision f32."
     )
 
 
@@ -235,59 +228,36 @@ def _find(
 ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float32]]:
     """Positions grouped by component, indptr and gating values at the firings."""
     source, n = layer.gating, layer.n
-    flat_included = included.reshape(-1)
-    bounds = even_bounds(len(flat_included), n_threads())
-    counts = np.zeros((len(bounds), n), np.int64)
-    threshold32 = np.float32(threshold)
     # Clamping cannot lift an entry over a threshold inside [low, high): firing is decided on the raw values.
     assert source.low <= threshold < source.high
-    pairs: list[tuple[NDArray[np.int32], NDArray[np.int32]]] = [(np.empty(0, np.int32), np.empty(0, np.int32))] * len(
-        bounds
-    )
-
-    def scan(part: int, t0: int, t1: int) -> None:
-        capacity = max(1024, (t1 - t0) * n // 16)
-        while True:
-            out = np.empty(capacity, np.int32), np.empty(capacity, np.int32)
-            counts[part] = 0
-            found, broken = _scan(
-                source.matrix, source.column, n, threshold32, flat_included, t0, t1, *out, counts[part]
-            )
-            if broken:
-                raise _not_finite(layer.name)
-            if found <= capacity:
-                pairs[part] = (out[0][:found], out[1][:found])
-                return
-            capacity = found
-
-    run_ranges(scan, bounds)
+    mask = included.reshape(-1)
+    counts = np.zeros(n, np.int64)
+    capacity = len(mask) * n // 16 + 2 * n
+    while True:
+        pairs = np.empty(capacity, np.int32), np.empty(capacity, np.int32)
+        counts[:] = 0
+        found = _scan(source.matrix, source.column, n, np.float32(threshold), mask, *pairs, counts)
+        total = int(counts.sum())
+        if found == total:
+            break
+        capacity = total + n
     indptr = np.zeros(n + 1, np.int64)
-    np.cumsum(counts.sum(0), out=indptr[1:])
-    cursors = indptr[:-1] + np.cumsum(counts, 0) - counts
-    positions = np.empty(indptr[-1], np.int32)
-    values = np.empty(indptr[-1], np.float32)
+    np.cumsum(counts, out=indptr[1:])
+    positions, values = np.empty(found, np.int32), np.empty(found, np.float32)
     clamp = np.float32(source.low), np.float32(source.high)
-
-    def scatter(part: int, _t0: int, _t1: int) -> None:
-        _scatter(source.matrix, source.column, *clamp, *pairs[part], cursors[part], positions, values)
-
-    run_ranges(scatter, bounds)
+    kept = (pairs[0][:found], pairs[1][:found])
+    if _scatter(source.matrix, source.column, *clamp, *kept, indptr[:-1].copy(), positions, values):
+        raise _not_finite(layer.name)
     return positions, indptr, values
 
 
-def _read(
-    source: Columns | Projection, n: int, indptr: NDArray[np.int64], positions: NDArray[np.int32]
-) -> NDArray[np.float32]:
+def _read(source: Columns | Projection, indptr: NDArray[np.int64], positions: NDArray[np.int32]) -> NDArray[np.float32]:
     out = np.empty(len(positions), np.float32)
-
-    def read(_: int, c0: int, c1: int) -> None:
-        if isinstance(source, Projection):
-            _project(source.inputs, source.weights, indptr, positions, out, c0, c1)
-        else:
-            clamp = np.float32(source.low), np.float32(source.high)
-            _pick(source.matrix, source.column, *clamp, indptr, positions, out, c0, c1)
-
-    run_ranges(read, weighted_bounds(np.diff(indptr), n_threads()))
+    if isinstance(source, Projection):
+        _project(source.inputs, source.weights, indptr, positions, out)
+    else:
+        clamp = np.float32(source.low), np.float32(source.high)
+        _pick(source.matrix, source.column, *clamp, indptr, positions, out)
     return out
 
 
@@ -296,15 +266,11 @@ def _totals(source: Columns | Projection, n: int, included: NDArray[np.bool_]) -
     n_rows, seq = included.shape
     if isinstance(source, Projection):
         # The sum of a linear readout is the readout of the sum: d_in numbers per row instead of n per position.
-        inputs = source.inputs.reshape(n_rows, seq, -1)
-        where = None if included.all() else included[:, :, None]
-        sums = inputs.sum(1, dtype=np.float64, where=True if where is None else where)
-        return sums @ source.weights.T.astype(np.float64)
+        sums = np.zeros((n_rows, source.inputs.shape[1]))
+        _column_totals(source.inputs, 0, np.float32(-np.inf), np.float32(np.inf), included, sums)
+        # torch's product, not numpy's: that one brings threads of its own, which would fight with ours.
+        weights = torch.from_numpy(source.weights).double()
+        return torch.from_numpy(sums).mm(weights.T).numpy()
     out = np.zeros((n_rows, n))
-
-    def total(_: int, r0: int, r1: int) -> None:
-        clamp = np.float32(source.low), np.float32(source.high)
-        _column_totals(source.matrix, source.column, *clamp, included, out, r0, r1)
-
-    run_ranges(total, even_bounds(n_rows, n_threads()))
+    _column_totals(source.matrix, source.column, np.float32(source.low), np.float32(source.high), included, out)
     return out

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MASS_UNIT_BITS = 33
-"""Output mass is counted in units of 2**-33: exact for every float32 probability >= 2**-10, so its sums are exact too."""
+"""Output mass is counted in units of 2**-33: exact for every float32 probability >= 2**-10, and so are its sums."""
 
 
 class WindowSource(Protocol):
@@ -27,7 +27,9 @@ class WindowSource(Protocol):
 
         Args:
             out: [pool, kinds, 2 * window + 1]; entries outside the row or at excluded positions become NaN.
-            slots, components, positions: [n]; flat component index and flat position (row in batch * seq + position).
+            slots: [n] where in ``out``.
+            components: [n] within the block.
+            positions: [n] row in batch * seq + position.
         """
         ...
 
@@ -63,7 +65,8 @@ class NextTokens:
 
 @dataclass(frozen=True)
 class Firings:
-    """One batch. ``blocks`` may be a generator that runs only once and frees dense activations as it goes."""
+    """Some whole rows. ``blocks``, one per layer in order, may be a generator that runs only once and frees dense
+    activations as it goes."""
 
     rows: NDArray[np.int64]
     """[rows] numbers of the rows within the harvest."""

@@ -10,27 +10,28 @@ from torch import Tensor
 
 from spd_tools.errors import SpdToolsError
 from spd_tools.harvest.firings import MASS_UNIT_BITS, NextTokens
-from spd_tools.harvest.parallel import even_bounds, n_threads, run_ranges
 
 _BLOCK = 16
 _UNIT = float(2**MASS_UNIT_BITS)
+_PIECE = 32
 _SLACK = 1e-3  # candidates are taken generously by their logit; the probability itself decides
 
 
 @njit(nogil=True, cache=True)
-def _select(logits, log_total, included, p_min, t0, t1, capacity, counts, tokens, masses):  # noqa: ANN001, ANN202
-    """Entries with probability >= p_min of positions t0..t1-1. Returns (number found, found a NaN)."""
+def _select(logits, log_total, included, p_min, counts, tokens, masses):  # noqa: ANN001, ANN202
+    """Entries with probability >= p_min. Returns (number found, found a NaN or infinity)."""
     found = 0
     vocab = logits.shape[1]
-    log_p_min = np.log(np.float64(p_min))
-    for t in range(t0, t1):
+    log_p_min = np.float32(np.log(p_min) - _SLACK)
+    candidates = np.empty(vocab + _BLOCK, np.int32)
+    for t in range(len(included)):
         if not included[t]:
             continue
         if log_total[t] - log_total[t] != 0:
             return found, True
-        cut = np.float32(log_total[t] + log_p_min - _SLACK)
+        cut = log_total[t] + log_p_min
         row = logits[t]
-        before = found
+        n = 0
         for b in range(0, vocab, _BLOCK):
             stop = min(b + _BLOCK, vocab)
             hits = 0
@@ -38,18 +39,19 @@ def _select(logits, log_total, included, p_min, t0, t1, capacity, counts, tokens
                 for j in range(_BLOCK):
                     hits += row[b + j] >= cut
             else:
-                for j in range(b, stop):
-                    hits += row[j] >= cut
+                hits = 1
             if hits == 0:
                 continue
-            for j in range(b, stop):
-                if row[j] >= cut:
-                    p = np.float32(np.exp(np.float64(row[j]) - np.float64(log_total[t])))
-                    if p >= p_min:
-                        if found < capacity:
-                            tokens[found] = j
-                            masses[found] = np.int64(np.floor(np.float64(p) * _UNIT + 0.5))
-                        found += 1
+            for j in range(b, stop):  # no branch: which of them hit cannot be predicted
+                candidates[n] = j
+                n += row[j] >= cut
+        before = found
+        for i in range(n):
+            p = np.exp(row[candidates[i]] - log_total[t])
+            if p >= p_min:
+                tokens[found] = candidates[i]
+                masses[found] = np.int64(np.float64(p) * _UNIT + 0.5)
+                found += 1
         counts[t] = found - before
     return found, False
 
@@ -66,32 +68,19 @@ def select_next_tokens(logits: Tensor, included: NDArray[np.bool_], p_min: float
         SpdToolsError: when a logit is NaN or infinite.
     """
     flat = logits.reshape(-1, logits.shape[-1]).float()
-    log_total = torch.logsumexp(flat, -1).double().cpu().numpy()
+    # In pieces that stay in the cache: logsumexp reads its input several times.
+    log_total = torch.cat([torch.logsumexp(piece, -1) for piece in flat.split(_PIECE)]).cpu().numpy()
     matrix = flat.contiguous().cpu().numpy()
     mask = included.reshape(-1)
     counts = np.zeros(len(mask), np.int64)
-    bounds = even_bounds(len(mask), n_threads())
-    parts: list[tuple[NDArray[np.int32], NDArray[np.int64]]] = [(np.empty(0, np.int32), np.empty(0, np.int64))] * len(
-        bounds
-    )
-
-    def select(part: int, t0: int, t1: int) -> None:
-        capacity = 64 * (t1 - t0)
-        while True:
-            tokens, masses = np.empty(capacity, np.int32), np.empty(capacity, np.int64)
-            found, broken = _select(
-                matrix, log_total, mask, np.float32(p_min), t0, t1, capacity, counts, tokens, masses
-            )
-            if broken:
-                raise SpdToolsError(
-                    "The model's logits contain NaN or infinity; check the checkpoint, or harvest with --precision f32."
-                )
-            if found <= capacity:
-                parts[part] = (tokens[:found], masses[:found])
-                return
-            capacity = found
-
-    run_ranges(select, bounds)
+    # No more than 1 / p_min probabilities of p_min fit into one (and a few for rounding).
+    capacity = len(mask) * min(matrix.shape[1], int(1.001 / p_min) + 1)
+    tokens, masses = np.empty(capacity, np.int32), np.empty(capacity, np.int64)
+    found, broken = _select(matrix, log_total, mask, np.float32(p_min), counts, tokens, masses)
+    if broken:
+        raise SpdToolsError(
+            "The model's logits contain NaN or infinity; check the checkpoint, or harvest with --precision f32."
+        )
     indptr = np.zeros(len(mask) + 1, np.int64)
     np.cumsum(counts, out=indptr[1:])
-    return NextTokens(indptr, np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts]))
+    return NextTokens(indptr, tokens[:found].copy(), masses[:found].copy())

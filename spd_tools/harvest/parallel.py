@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -20,15 +23,43 @@ def _pool(n_threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(n_threads, thread_name_prefix="spd-kernel")
 
 
+_outer: list[int] = []
+
+
 def n_threads() -> int:
-    """As many as torch uses on the CPU."""
-    return torch.get_num_threads()
+    """As many as torch uses on the CPU (or used, inside ``one_thread_each``)."""
+    return _outer[-1] if _outer else torch.get_num_threads()
+
+
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Within the block torch's operators stay in the thread that calls them.
+
+    Threads that each run a whole slice of the work need no barrier after every operator, and their data stays in their
+    core's cache.
+    """
+    _outer.append(n_threads())
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(_outer.pop())
+
+
+def for_each(function: Callable[[Item], None], items: Sequence[Item]) -> None:
+    """Call ``function`` for every item, in threads when there are several."""
+    if len(items) <= 1 or n_threads() == 1:
+        for item in items:
+            function(item)
+        return
+    for future in [_pool(n_threads()).submit(function, item) for item in items]:
+        future.result()
 
 
 def even_bounds(size: int, parts: int) -> list[tuple[int, int]]:
     """Split range(size) into at most ``parts`` contiguous, non-empty ranges of like length."""
     edges = np.linspace(0, size, max(1, min(parts, size)) + 1).astype(np.int64)
-    return [(int(a), int(b)) for a, b in zip(edges[:-1], edges[1:], strict=True) if a < b]
+    return [(int(a), int(b)) for a, b in pairwise(edges) if a < b]
 
 
 def weighted_bounds(weights: NDArray[np.int64], parts: int) -> list[tuple[int, int]]:
@@ -37,7 +68,7 @@ def weighted_bounds(weights: NDArray[np.int64], parts: int) -> list[tuple[int, i
     total = int(cumulative[-1]) if len(cumulative) else 0
     edges = [0, *np.searchsorted(cumulative, [total * part // parts for part in range(1, parts)]).tolist()]
     edges.append(len(weights))
-    return [(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True) if a < b]
+    return [(a, b) for a, b in pairwise(edges) if a < b]
 
 
 def capped_bounds(sizes: NDArray[np.int64], cap: int) -> list[tuple[int, int]]:

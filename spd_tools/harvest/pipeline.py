@@ -182,7 +182,8 @@ def _dataset(decomposition: Decomposition, request: HarvestRequest) -> TokenData
 def _check_seq_len(decomposition: Decomposition, seq_len: int) -> None:
     if not 1 <= seq_len <= decomposition.max_seq_len:
         raise SpdToolsError(
-            f"--seq-len {seq_len} does not fit: {decomposition.run_id} takes 1 to {decomposition.max_seq_len} positions."
+            f"--seq-len {seq_len} does not fit: "
+            f"{decomposition.run_id} takes 1 to {decomposition.max_seq_len} positions."
         )
 
 
@@ -258,7 +259,15 @@ def _work(
 
     n_batches = len(range(rank, rows.n_batches, plan.config.world_size))
     with HarvestProgress(rank, plan.config.world_size, n_batches, enabled=progress) as bar:
-        work(plan, rank, rows, run, memory_bytes=_memory_bytes(request.memory_gb), on_batch=bar.advance)
+        work(
+            plan,
+            rank,
+            rows,
+            run,
+            memory_bytes=_memory_bytes(request.memory_gb),
+            sliced=decomposition.device.type == "cpu",
+            on_batch=bar.advance,
+        )
     return bar.n_tokens
 
 

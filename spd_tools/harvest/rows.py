@@ -14,7 +14,7 @@ from spd_tools.tokens import TokenDataset
 
 @dataclass(frozen=True)
 class Batch:
-    """One global batch."""
+    """A global batch, or some rows of it."""
 
     rows: NDArray[np.int64]
     """[rows] numbers within the harvest."""
@@ -22,6 +22,11 @@ class Batch:
     """[rows, seq]; zeros where padded."""
     included: NDArray[np.bool_]
     """[rows, seq]"""
+
+    def slices(self, n: int) -> list[Batch]:
+        """The batch in pieces of n rows."""
+        spans = [slice(start, start + n) for start in range(0, len(self.rows), n)]
+        return [Batch(self.rows[span], self.tokens[span], self.included[span]) for span in spans]
 
 
 class HarvestRows:

@@ -70,7 +70,8 @@ class SectionReader:
             SpdToolsError: when it is missing, torn or something else.
         """
         broken = SpdToolsError(
-            f"{path} is torn or is no segment of a harvest; delete its harvest with `spd-tools runs remove` and harvest again."
+            f"{path} is torn or is no segment of a harvest; "
+            "remove its harvest with `spd-tools runs remove` and harvest again."
         )
         try:
             self._bytes = np.memmap(path, np.uint8, "r")

@@ -37,9 +37,9 @@ def write_segment(path: Path, buffer: FiringBuffer, clock: StageClock) -> None:
     """Write what the buffer took in since the last segment, and empty it."""
     dense_totals = np.asarray(buffer.dense_totals)
     with section_file(path) as out:
-        for sketch in (buffer.uniform, buffer.top):
-            with clock("examples"):
-                _write_examples(out, sketch, buffer.n_components)
+        with clock("examples"):
+            for kind, sketches in buffer.sketches.items():
+                _write_examples(out, kind, sketches, buffer.n_components)
         with clock("grouping"):
             grouped, positions, totals = buffer.drain()
         _write_scalars(out, positions, len(grouped.position))
@@ -63,12 +63,14 @@ def _write_scalars(out: SectionWriter, positions: Positions, n_firings: int) -> 
     out.append("scalars", np.asarray(scalars, np.int64))
 
 
-def _write_examples(out: SectionWriter, sketch: ExampleSketch, n_components: int) -> None:
-    records = sketch.drain()
-    name = sketch.kind
-    out.append(f"{name}/indptr", np.searchsorted(records.component, np.arange(n_components + 1)).astype(np.int64))
-    for field in ("rank", "key", "row", "position", "windows"):
-        out.append(f"{name}/{field}", getattr(records, field))
+def _write_examples(out: SectionWriter, kind: str, sketches: list[ExampleSketch], n_components: int) -> None:
+    lengths = np.zeros(n_components, np.int64)
+    for sketch in sketches:
+        records = sketch.drain()
+        lengths += np.bincount(records.component, minlength=n_components)
+        for field in ("rank", "key", "row", "position", "windows"):
+            out.append(f"{kind}/{field}", getattr(records, field))
+    out.append(f"{kind}/indptr", np.concatenate([[0], np.cumsum(lengths)]))
 
 
 def _write_sums(

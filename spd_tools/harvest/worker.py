@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import FrameType
 
 import numpy as np
@@ -17,6 +17,7 @@ from spd_tools.harvest.buffer import FiringBuffer
 from spd_tools.harvest.clock import StageClock
 from spd_tools.harvest.disk import estimated_bytes
 from spd_tools.harvest.firings import Firings
+from spd_tools.harvest.parallel import for_each, one_thread_each
 from spd_tools.harvest.plan import HarvestPlan
 from spd_tools.harvest.rows import Batch, HarvestRows
 from spd_tools.harvest.sections import SectionReader
@@ -25,8 +26,12 @@ from spd_tools.harvest.state import StateFile, shard_folder
 
 CHECKPOINT_SECONDS = 180.0
 
+SLICE_TOKENS = 1024
+"""On the CPU every thread takes slices of about this many tokens through the model and the statistics: what one
+operator leaves is still in the core's cache when the next one reads it. The same everywhere, for equal numbers."""
+
 RunBatch = Callable[[Batch, StageClock], Firings]
-"""What turns a batch of rows into firings: the model, or a test's."""
+"""What turns some rows into firings: the model, or a test's."""
 OnBatch = Callable[[int, int], None]
 """Called after each batch with the tokens in it and the global batch's number."""
 
@@ -42,6 +47,7 @@ def work(
     run_batch: RunBatch,
     *,
     memory_bytes: int,
+    sliced: bool = True,
     on_batch: OnBatch = lambda tokens, index: None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     clock: StageClock | None = None,
@@ -54,6 +60,7 @@ def work(
         rows: the harvest's rows.
         run_batch: runs the model.
         memory_bytes: a segment is written when the statistics in memory reach this.
+        sliced: run batches in slices, in as many threads as torch has (the CPU); else whole, in one (a GPU).
         on_batch: progress.
         checkpoint_seconds: a segment is written at least this often.
         clock: where the seconds are added up.
@@ -69,16 +76,17 @@ def work(
     state = StateFile.begin(folder, plan.harvest_id, rank, config.world_size)
     if state.state.finished:
         return
-    buffer = FiringBuffer(config, plan.n_components, plan.decomposition.vocab_size, plan.decomposition.kinds)
+    buffer = FiringBuffer(config, plan.decomposition.layers, plan.decomposition.vocab_size, plan.decomposition.kinds)
     for segment in state.state.segments:
         _restore_examples(buffer, SectionReader(folder / segment.name))
     last_save = time.monotonic()
     disk_checked = False
-    with _stop_signals() as stop_asked:
+    slice_rows = max(1, SLICE_TOKENS // config.seq_len) if sliced else config.batch_size
+    with _stop_signals() as stop_asked, one_thread_each() if sliced else nullcontext():
         for index in range(state.state.next_batch, rows.n_batches, config.world_size):
             with clock("reading"):
                 batch = rows.batch(index)
-            buffer.add(run_batch(batch, clock), clock)
+            for_each(lambda rows: buffer.add(run_batch(rows, clock), clock), batch.slices(slice_rows))
             on_batch(int(batch.included.sum()), index)
             if not disk_checked:
                 _check_disk(plan, buffer, rows)
@@ -105,10 +113,12 @@ def _save(state: StateFile, buffer: FiringBuffer, next_batch: int, clock: StageC
 
 
 def _restore_examples(buffer: FiringBuffer, segment: SectionReader) -> None:
-    for sketch in (buffer.uniform, buffer.top):
-        lengths = np.diff(segment.read(f"{sketch.kind}/indptr"))
-        component = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
-        sketch.restore(component, segment.read(f"{sketch.kind}/rank"), segment.read(f"{sketch.kind}/key"))
+    for kind, sketches in buffer.sketches.items():
+        indptr = segment.read(f"{kind}/indptr")
+        for sketch in sketches:
+            starts = indptr[sketch.start : sketch.start + sketch.n_components + 1]
+            span = int(starts[0]), int(starts[-1])
+            sketch.restore(np.diff(starts), segment.read(f"{kind}/rank", *span), segment.read(f"{kind}/key", *span))
 
 
 def _check_disk(plan: HarvestPlan, buffer: FiringBuffer, rows: HarvestRows) -> None:

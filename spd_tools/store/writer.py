@@ -27,7 +27,7 @@ class FileLog:
         """Write a file of the store atomically."""
         path = self.folder / name
         path.parent.mkdir(exist_ok=True)
-        with atomic_file(path) as file:
+        with atomic_file(path, checksum=True) as file:
             yield file
         self.files[name] = FileInfo(bytes=file.size, sha256=file.sha256)
 
