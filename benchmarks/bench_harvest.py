@@ -74,7 +74,7 @@ def bench(scratch: Path, vocab: int, n_batches: int, rounds: int) -> None:
 
 def threads_of(stage: str) -> int:
     """Stages inside slices run in all threads at once; those of a segment are timed from outside."""
-    return n_threads() if stage in ("forward", "gating", "firings", "examples", "sums", "output tokens") else 1
+    return n_threads() if stage in ("forward", "gating", "firings", "softmax") else 1
 
 
 def timed(function: Callable[[], object], repeats: int = 5) -> float:
@@ -144,7 +144,9 @@ def check_first_batch(decomposition: SpdDecomposition, rows: HarvestRows) -> Non
     pairs = (fires.T @ fires).numpy()
     np.fill_diagonal(pairs, 0)
     compare("co-firing", pairs, dense_lists(plan.folder / "correlations.arrow", "partner", "count", pairs.shape))
-    one_hot = torch.nn.functional.one_hot(torch.from_numpy(batch.tokens).long().flatten(), plan.decomposition.vocab_size)
+    one_hot = torch.nn.functional.one_hot(
+        torch.from_numpy(batch.tokens).long().flatten(), plan.decomposition.vocab_size
+    )
     inputs = (fires.T @ one_hot.float()).numpy()
     stats = plan.folder / "token_stats.arrow"
     compare("input tokens", inputs, dense_lists(stats, "input_token", "input_count", inputs.shape))

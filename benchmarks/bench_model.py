@@ -21,6 +21,7 @@ C_PER_MATRIX = {
     "mlp.c_fc": 640,
     "mlp.down_proj": 512,
 }
+LOGIT_SCALE = 4.0  # logits of this standard deviation: some 60 next tokens of p >= 1e-3, as trained models have
 FIRING_PER_TOKEN, NEARLY_DEAD, ALWAYS_ON = 105, 0.4, 8
 
 
@@ -72,7 +73,10 @@ def build(folder: Path, vocab: int, calibration: NDArray[np.int32]) -> SpdDecomp
 
 
 def _target(vocab: int) -> dict[str, torch.Tensor]:
-    weights: dict[str, torch.Tensor] = {"wte.weight": torch.randn(vocab, D) * 0.27, "ln_f.weight": torch.ones(D)}
+    weights: dict[str, torch.Tensor] = {
+        "wte.weight": torch.randn(vocab, D) * LOGIT_SCALE / D**0.5,
+        "ln_f.weight": torch.ones(D),
+    }
     for i in range(N_LAYER):
         weights |= {f"h.{i}.rms_1.weight": torch.ones(D), f"h.{i}.rms_2.weight": torch.ones(D)}
         for name in C_PER_MATRIX:

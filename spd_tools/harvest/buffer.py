@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from spd_tools.harvest import counting
 from spd_tools.harvest.clock import StageClock
 from spd_tools.harvest.exact_sums import N_LIMBS, carry
-from spd_tools.harvest.examples import ExampleKind, ExampleSketch
+from spd_tools.harvest.examples import LayerExamples
 from spd_tools.harvest.firings import MASS_UNIT_BITS, FiringBlock, Firings, NextTokens
 from spd_tools.harvest.parallel import for_each
 from spd_tools.store.schema import HarvestConfig
@@ -58,20 +57,14 @@ class FiringBuffer:
         self.n_components = sum(n for _, n in layers)
         self.vocab_size = vocab_size
         starts = np.cumsum([0, *(n for _, n in layers)]).tolist()
-        self.sketches: dict[ExampleKind, list[ExampleSketch]] = {
-            kind: [
-                ExampleSketch(kind, start, n, k, config.seed, len(kinds), config.window)
-                for start, (_, n) in zip(starts, layers, strict=False)
-            ]
-            for kind, k in (("uniform", config.n_uniform), ("top", config.n_top))
-        }
-        self.totals = np.zeros((self.n_components, len(kinds), N_LIMBS), np.int64)
-        self.dense_totals = [False] * len(kinds)
+        self.examples = [
+            LayerExamples(config, start, n, len(kinds)) for start, (_, n) in zip(starts, layers, strict=False)
+        ]
         self._lock = threading.Lock()
         self._clear()
 
     def _clear(self) -> None:
-        self._kept: list[tuple[Firings, list[FiringBlock]]] = []
+        self._kept: list[_Kept] = []
         self.n_positions = 0
         self.n_firings = 0
         self._bytes = 0
@@ -79,99 +72,145 @@ class FiringBuffer:
     def add(self, firings: Firings, clock: StageClock) -> None:
         """Take in some rows; their dense activations are no longer needed afterwards. Threads may add at once."""
         seq = firings.tokens.shape[1]
-        kept: list[FiringBlock] = []
+        blocks: list[FiringBlock] = []
         for at, block in enumerate(firings.blocks):
             with clock("examples"):
-                for sketches in self.sketches.values():
-                    assert sketches[at].start == block.start
-                    sketches[at].add(block, firings.rows, seq)
-            with clock("sums"):
-                self._add_totals(block)
-            kept.append(replace(block, windows=_NO_WINDOWS, row_totals={}))
-        n_firings = sum(len(block.positions) for block in kept)
-        q = firings.next_tokens
-        n_bytes = q.tokens.nbytes + q.masses.nbytes + q.indptr.nbytes + 16 * firings.tokens.size
-        n_bytes += sum(b.positions.nbytes + b.values.nbytes + b.indptr.nbytes for b in kept)
+                self.examples[at].add(block, firings.rows, seq)
+            blocks.append(replace(block, windows=_NO_WINDOWS))
+        with clock("grouping"):
+            kept = _keep(replace(firings, blocks=blocks))
         with self._lock:
-            self._kept.append((replace(firings, blocks=()), kept))
+            self._kept.append(kept)
             self.n_positions += firings.tokens.size
-            self.n_firings += n_firings
-            self._bytes += n_bytes
-
-    def _add_totals(self, block: FiringBlock) -> None:
-        with self._lock:
-            for kind, totals in block.row_totals.items():
-                self.dense_totals[kind] = True
-                counting.add_row_totals(totals, self.totals[block.start : block.stop, kind])
+            self.n_firings += len(kept.component_at)
+            self._bytes += kept.bytes
 
     @property
     def bytes(self) -> int:
         """Memory that a segment would free, and about as much again while it is written."""
-        windows = sum(sketch.window_bytes for sketches in self.sketches.values() for sketch in sketches)
-        return 2 * self._bytes + 8 * self.n_firings + windows
+        windows = sum(layer.window_bytes for layer in self.examples)
+        return 2 * self._bytes + windows
 
-    def drain(self) -> tuple[GroupedFirings, Positions, NDArray[np.int64]]:
+    def drain(self) -> tuple[GroupedFirings, Positions, dict[int, NDArray[np.int64]]]:
         """Hand over what came in since the last segment and start anew.
 
-        The third result is [C, kinds, limbs]: exact sums over all tokens, for the kinds with ``dense_totals``.
+        The third result is kind index -> [C, limbs]: exact sums over all tokens, for the kinds that are not zero
+        wherever a component does not fire.
         """
-        self._kept.sort(key=lambda kept: int(kept[0].rows[0]))
-        grouped = self._group()
-        positions = self._positions()
-        totals, self.totals = self.totals, np.zeros_like(self.totals)
-        carry(totals.reshape(-1, N_LIMBS))
+        self._kept.sort(key=lambda kept: int(kept.firings.rows[0]))
+        totals = self._totals()
+        drained = self._group(), self._positions(), totals
         self._clear()
-        return grouped, positions, totals
+        return drained
+
+    def _totals(self) -> dict[int, NDArray[np.int64]]:
+        totals: dict[int, NDArray[np.int64]] = {}
+
+        def add(layer: list[FiringBlock]) -> None:
+            for kind in layer[0].row_totals:
+                rows = np.concatenate([block.row_totals[kind].sums for block in layer])
+                weights = layer[0].row_totals[kind].weights
+                out = totals[kind][layer[0].start : layer[0].stop]
+                if weights is None:
+                    counting.add_row_totals(rows, out)
+                else:
+                    counting.add_projected_totals(rows, weights.astype(np.float64), out)
+
+        layers = [[kept.blocks[at] for kept in self._kept] for at in range(len(self.examples))] if self._kept else []
+        for kind in {kind for layer in layers for kind in layer[0].row_totals}:
+            totals[kind] = np.zeros((self.n_components, N_LIMBS), np.int64)
+        for_each(add, layers)
+        for limbs in totals.values():
+            carry(limbs)
+        return totals
 
     def _group(self) -> GroupedFirings:
-        blocks: list[tuple[int, FiringBlock]] = []
-        base = 0
-        for firings, found in self._kept:
-            blocks += [(base, block) for block in found]
-            base += firings.tokens.size
         lengths = np.zeros(self.n_components, np.int64)
-        for _, block in blocks:
-            lengths[block.start : block.stop] += np.diff(block.indptr)
+        for kept in self._kept:
+            for block in kept.blocks:
+                lengths[block.start : block.stop] += np.diff(block.indptr)
         indptr = np.zeros(self.n_components + 1, np.int64)
         np.cumsum(lengths, out=indptr[1:])
-        position = np.empty(self.n_firings, np.int32)
+        position, place = np.empty(self.n_firings, np.int32), np.empty(self.n_firings, np.int32)
         values = np.empty((len(self.kinds), self.n_firings), np.float32)
         cursor = indptr[:-1].copy()
-        by_layer: dict[int, list[tuple[int, FiringBlock]]] = defaultdict(list)
-        for base, block in blocks:
-            by_layer[block.start].append((base, block))
 
-        def append(layer: list[tuple[int, FiringBlock]]) -> None:
-            for base, b in layer:
-                counting.append_block(position, values, b.indptr, b.positions, b.values, base, b.start, cursor)
+        def append(at: int) -> None:
+            first_position, first_place = 0, 0
+            for kept in self._kept:
+                block = kept.blocks[at]
+                found = (block.indptr, block.positions, kept.places[at], block.values)
+                counting.append_block(position, place, values, *found, first_position, first_place, block.start, cursor)
+                first_position += kept.firings.tokens.size
+                first_place += len(kept.component_at)
 
-        for_each(append, list(by_layer.values()))
-        ends = np.cumsum(np.bincount(position, minlength=self.n_positions))
-        component_at = np.empty(self.n_firings, np.int32)
-        place = np.empty(self.n_firings, np.int32)
-        counting.by_position(indptr, position, np.concatenate([[0], ends[:-1]]), component_at, place)
-        return GroupedFirings(indptr, position, values, component_at, place, ends)
+        for_each(append, range(len(self.examples)))
+        firsts = np.cumsum([0, *(len(kept.component_at) for kept in self._kept)])
+        return GroupedFirings(
+            indptr,
+            position,
+            values,
+            np.concatenate([np.empty(0, np.int32), *(kept.component_at for kept in self._kept)]),
+            place,
+            np.concatenate(
+                [np.empty(0, np.int64), *(k.ends + first for k, first in zip(self._kept, firsts, strict=False))]
+            ),
+        )
 
     def _positions(self) -> Positions:
-        batches = [firings for firings, _ in self._kept]
+        batches = [kept.firings for kept in self._kept]
         pieces = [b.next_tokens for b in batches]
-        offsets = np.cumsum([0, *(len(p.tokens) for p in pieces)])
+        offsets = np.cumsum([0, *(len(p.packed) for p in pieces)])
         shifted = (p.indptr[1:] + o for p, o in zip(pieces, offsets, strict=False))
         indptr = np.concatenate([np.zeros(1, np.int64), *shifted])
-        masses = np.concatenate([np.empty(0, np.int64), *(p.masses for p in pieces)])
+        packed = np.concatenate([np.empty(0, np.uint64), *(p.packed for p in pieces)])
         included = np.concatenate([np.empty(0, np.bool_), *(b.included.reshape(-1) for b in batches)])
-        kept = np.empty(self.n_positions, np.int64)
-        counting.sum_pieces(indptr, masses, kept)
+        kept_mass = np.empty(self.n_positions, np.int64)
+        counting.kept_mass(indptr, packed, kept_mass)
         return Positions(
             tokens=np.concatenate([np.empty(0, np.int32), *(b.tokens.reshape(-1) for b in batches)]),
             included=included,
             row=np.concatenate([np.empty(0, np.int64), *(b.rows for b in batches)]),
-            next_tokens=NextTokens(
-                indptr, np.concatenate([np.empty(0, np.int32), *(p.tokens for p in pieces)]), masses
-            ),
+            next_tokens=NextTokens(indptr, packed),
             # Rounded probabilities may add up to a hair above one.
-            dropped=np.where(included, np.maximum((1 << MASS_UNIT_BITS) - kept, 0), 0),
+            dropped=np.where(included, np.maximum((1 << MASS_UNIT_BITS) - kept_mass, 0), 0),
         )
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Some rows' firings, by component in blocks and by position."""
+
+    firings: Firings
+    blocks: list[FiringBlock]
+    places: list[NDArray[np.int32]]
+    """Per block, where in ``component_at`` each firing lies."""
+    component_at: NDArray[np.int32]
+    ends: NDArray[np.int64]
+    """[positions] end of each position's components."""
+
+    @property
+    def bytes(self) -> int:
+        """Memory of all arrays that grow with the number of firings or positions."""
+        q = self.firings.next_tokens
+        of_blocks = sum(b.positions.nbytes + b.values.nbytes + b.indptr.nbytes for b in self.blocks)
+        of_totals = sum(totals.sums.nbytes for b in self.blocks for totals in b.row_totals.values())
+        return of_blocks + of_totals + q.packed.nbytes + 2 * self.component_at.nbytes + 32 * self.firings.tokens.size
+
+
+def _keep(firings: Firings) -> _Kept:
+    """Group some rows' firings by position as well, while they are in the cache."""
+    blocks = list(firings.blocks)
+    counts = np.zeros(firings.tokens.size, np.int64)
+    for block in blocks:
+        counting.count_positions(block.positions, counts)
+    ends = np.cumsum(counts)
+    cursor = ends - counts
+    component_at = np.empty(ends[-1] if len(ends) else 0, np.int32)
+    places = [np.empty(len(block.positions), np.int32) for block in blocks]
+    for block, place in zip(blocks, places, strict=True):
+        counting.by_position(block.start, block.indptr, block.positions, cursor, component_at, place)
+    return _Kept(replace(firings, blocks=()), blocks, places, component_at, ends)
 
 
 class _NoWindows:

@@ -10,21 +10,37 @@ import numpy as np
 from numba import njit
 
 from spd_tools.harvest.exact_sums import add_exactly
+from spd_tools.harvest.firings import MASS_BITS
 from spd_tools.store.histogram import FIRST_CODE, N_MAGNITUDES
 
 _BLOCK = 16
+_MASS_BITS = np.uint64(MASS_BITS)
+_MASS = np.uint64((1 << MASS_BITS) - 1)
 
 
 @njit(nogil=True, cache=True)
-def append_block(position, values, block_indptr, block_position, block_values, base, start, cursor):  # noqa: ANN001, ANN201
+def append_block(  # noqa: ANN201
+    position,  # noqa: ANN001
+    place,  # noqa: ANN001
+    values,  # noqa: ANN001
+    indptr,  # noqa: ANN001
+    block_position,  # noqa: ANN001
+    block_place,  # noqa: ANN001
+    block_values,  # noqa: ANN001
+    first_position,  # noqa: ANN001
+    first_place,  # noqa: ANN001
+    start,  # noqa: ANN001
+    cursor,  # noqa: ANN001
+):
     """Copy a block's firings behind those of earlier rows; advances ``cursor``."""
     n_kinds = values.shape[0]
-    for c in range(len(block_indptr) - 1):
+    for c in range(len(indptr) - 1):
         at = cursor[start + c]
-        begin = block_indptr[c]
-        n = block_indptr[c + 1] - begin
+        begin = indptr[c]
+        n = indptr[c + 1] - begin
         for f in range(n):
-            position[at + f] = base + block_position[begin + f]
+            position[at + f] = first_position + block_position[begin + f]
+            place[at + f] = first_place + block_place[begin + f]
         for kind in range(n_kinds):
             for f in range(n):
                 values[kind, at + f] = block_values[kind, begin + f]
@@ -32,14 +48,21 @@ def append_block(position, values, block_indptr, block_position, block_values, b
 
 
 @njit(nogil=True, cache=True)
-def by_position(indptr, position, cursor, component_at, place):  # noqa: ANN001, ANN201
-    """List each position's components in ascending order; ``place`` is where each firing landed."""
+def count_positions(position, counts):  # noqa: ANN001, ANN201
+    """counts[t] += how often t occurs."""
+    for f in range(len(position)):
+        counts[position[f]] += 1
+
+
+@njit(nogil=True, cache=True)
+def by_position(start, indptr, position, cursor, component_at, place):  # noqa: ANN001, ANN201
+    """List each position's components; ``place`` is where each firing landed. Blocks come in ascending order."""
     for c in range(len(indptr) - 1):
         for f in range(indptr[c], indptr[c + 1]):
             t = position[f]
             at = cursor[t]
             cursor[t] = at + 1
-            component_at[at] = c
+            component_at[at] = start + c
             place[f] = at
 
 
@@ -84,8 +107,9 @@ def count_pairs(indptr, position, place, position_end, component_at, row, length
     for c in range(c0, c1):
         before = found
         for f in range(indptr[c], indptr[c + 1]):
-            for s in range(place[f] + 1, position_end[position[f]]):
-                row[component_at[s]] += 1
+            later = component_at[place[f] + 1 : position_end[position[f]]]
+            for s in range(len(later)):
+                row[np.uint64(later[s])] += 1  # unsigned: no check for negative indices
         if indptr[c] < indptr[c + 1]:
             found = _collect(row, c + 1, out_partner, out_count, found)
         lengths[c] = found - before
@@ -99,7 +123,7 @@ def count_inputs(indptr, position, tokens, row, lengths, out_token, out_count, c
     for c in range(c0, c1):
         before = found
         for f in range(indptr[c], indptr[c + 1]):
-            row[tokens[position[f]]] += 1
+            row[np.uint64(tokens[position[f]])] += 1
         if indptr[c] < indptr[c + 1]:
             found = _collect(row, 0, out_token, out_count, found)
         lengths[c] = found - before
@@ -107,15 +131,16 @@ def count_inputs(indptr, position, tokens, row, lengths, out_token, out_count, c
 
 
 @njit(nogil=True, cache=True)
-def count_outputs(indptr, position, q_indptr, q_token, q_mass, row, lengths, out_token, out_mass, c0, c1):  # noqa: ANN001, ANN201
+def count_outputs(indptr, position, q_indptr, q_packed, row, lengths, out_token, out_mass, c0, c1):  # noqa: ANN001, ANN201
     """O_cv in mass units. ``row``: zeros[V]."""
     found = 0
     for c in range(c0, c1):
         before = found
         for f in range(indptr[c], indptr[c + 1]):
             t = position[f]
-            for q in range(q_indptr[t], q_indptr[t + 1]):
-                row[q_token[q]] += q_mass[q]
+            packed = q_packed[q_indptr[t] : q_indptr[t + 1]]
+            for q in range(len(packed)):
+                row[packed[q] >> _MASS_BITS] += np.int64(packed[q] & _MASS)
         if indptr[c] < indptr[c + 1]:
             found = _collect(row, 0, out_token, out_mass, found)
         lengths[c] = found - before
@@ -161,21 +186,37 @@ def add_row_totals(totals, sums):  # noqa: ANN001, ANN201
             add_exactly(sums[c], totals[r, c])
 
 
-@njit(nogil=True, cache=True)
-def add_at(indices, values, out):  # noqa: ANN001, ANN201
-    """out[indices] += values, duplicates included."""
-    for i in range(len(indices)):
-        out[indices[i]] += values[i]
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+def _dot(a, b):  # noqa: ANN001, ANN202
+    total = 0.0
+    for i in range(len(a)):
+        total += a[i] * b[i]
+    return total
 
 
 @njit(nogil=True, cache=True)
-def sum_pieces(indptr, values, out):  # noqa: ANN001, ANN201
-    """out[i] = sum of values[indptr[i]:indptr[i + 1]]."""
-    for i in range(len(out)):
+def add_projected_totals(rows, weights, sums):  # noqa: ANN001, ANN201
+    """Add rows @ weights.T [rows, n] to exact sums [n, limbs]; each product in the same order, whatever the rows."""
+    for c in range(weights.shape[0]):
+        for r in range(rows.shape[0]):
+            add_exactly(sums[c], _dot(rows[r], weights[c]))
+
+
+@njit(nogil=True, cache=True)
+def sum_masses(packed, out):  # noqa: ANN001, ANN201
+    """Add packed masses up by token."""
+    for i in range(len(packed)):
+        out[packed[i] >> _MASS_BITS] += np.int64(packed[i] & _MASS)
+
+
+@njit(nogil=True, cache=True)
+def kept_mass(indptr, packed, out):  # noqa: ANN001, ANN201
+    """out[t] = mass of position t's packed entries."""
+    for t in range(len(out)):
         total = 0
-        for j in range(indptr[i], indptr[i + 1]):
-            total += values[j]
-        out[i] = total
+        for j in range(indptr[t], indptr[t + 1]):
+            total += np.int64(packed[j] & _MASS)
+        out[t] = total
 
 
 @njit(nogil=True, cache=True)

@@ -9,12 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numba import njit
 from numpy.typing import NDArray
 
 from spd_tools.errors import SpdToolsError
-from spd_tools.harvest.firings import FiringBlock
+from spd_tools.harvest.firings import FiringBlock, RowTotals
 
 _BLOCK = 16  # one AVX-512 register of float32: most blocks hold no firing and cost one comparison
 
@@ -197,7 +196,7 @@ def extract_block(layer: LayerActivations, threshold: float, included: NDArray[n
     """
     positions, indptr, gating_values = _find(layer, threshold, included)
     values = [gating_values]
-    totals: dict[int, NDArray[np.float64]] = {}
+    totals: dict[int, RowTotals] = {}
     if not (threshold == 0 and layer.gating.low == 0):
         totals[0] = _totals(layer.gating, layer.n, included)
     if layer.ranking is not None:
@@ -261,16 +260,13 @@ def _read(source: Columns | Projection, indptr: NDArray[np.int64], positions: ND
     return out
 
 
-def _totals(source: Columns | Projection, n: int, included: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """[rows, n] sums over each row's included positions."""
-    n_rows, seq = included.shape
+def _totals(source: Columns | Projection, n: int, included: NDArray[np.bool_]) -> RowTotals:
+    n_rows = len(included)
     if isinstance(source, Projection):
         # The sum of a linear readout is the readout of the sum: d_in numbers per row instead of n per position.
         sums = np.zeros((n_rows, source.inputs.shape[1]))
         _column_totals(source.inputs, 0, np.float32(-np.inf), np.float32(np.inf), included, sums)
-        # torch's product, not numpy's: that one brings threads of its own, which would fight with ours.
-        weights = torch.from_numpy(source.weights).double()
-        return torch.from_numpy(sums).mm(weights.T).numpy()
-    out = np.zeros((n_rows, n))
-    _column_totals(source.matrix, source.column, np.float32(source.low), np.float32(source.high), included, out)
-    return out
+        return RowTotals(sums, source.weights)
+    sums = np.zeros((n_rows, n))
+    _column_totals(source.matrix, source.column, np.float32(source.low), np.float32(source.high), included, sums)
+    return RowTotals(sums)

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 MASS_UNIT_BITS = 33
 """Output mass is counted in units of 2**-33: exact for every float32 probability >= 2**-10, and so are its sums."""
+MASS_BITS = MASS_UNIT_BITS + 1
+"""Bits that hold a mass: a probability of one is 2**MASS_UNIT_BITS."""
 
 
 class WindowSource(Protocol):
@@ -35,6 +37,16 @@ class WindowSource(Protocol):
 
 
 @dataclass(frozen=True)
+class RowTotals:
+    """Sums of an activation over each row's included positions: sums, or what is linear in them sums @ weights.T."""
+
+    sums: NDArray[np.float64]
+    """[rows, n], or with weights [rows, d_in]"""
+    weights: NDArray[np.float32] | None = None
+    """[n, d_in]"""
+
+
+@dataclass(frozen=True)
 class FiringBlock:
     """The firings of components start..stop-1 in one batch, grouped by component."""
 
@@ -47,9 +59,9 @@ class FiringBlock:
     values: NDArray[np.float32]
     """[kinds, n]"""
     windows: WindowSource
-    row_totals: Mapping[int, NDArray[np.float64]]
-    """kind index -> [rows, stop - start] sums over the row's positions. A kind that is missing here is zero wherever a
-    component does not fire."""
+    row_totals: Mapping[int, RowTotals]
+    """kind index -> sums over each row's positions. A kind that is missing here is zero wherever a component does not
+    fire."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +70,14 @@ class NextTokens:
 
     indptr: NDArray[np.int64]
     """[positions + 1]; excluded positions have none."""
-    tokens: NDArray[np.int32]
-    masses: NDArray[np.int64]
-    """Probability in units of 2**-MASS_UNIT_BITS, rounded to nearest."""
+    packed: NDArray[np.uint64]
+    """token << MASS_BITS | mass: the counting reads each of them about as often as components fire, from main memory.
+    The mass is the probability in units of 2**-MASS_UNIT_BITS, rounded to nearest."""
+
+    @staticmethod
+    def pack(tokens: NDArray[np.integer], masses: NDArray[np.integer]) -> NDArray[np.uint64]:
+        """Token ids (< 2**30) and masses (<= 2**MASS_UNIT_BITS) as ``packed``."""
+        return (tokens.astype(np.uint64) << np.uint64(MASS_BITS)) | masses.astype(np.uint64)
 
 
 @dataclass(frozen=True)

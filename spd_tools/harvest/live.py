@@ -34,7 +34,7 @@ def run_batch(
         tokens: [rows, seq]
         included: [rows, seq]
         config: threshold, precision and p_min are used.
-        clock: gets the stages "forward", "gating" and "firings".
+        clock: gets the stages "forward", "softmax", "gating" and "firings".
 
     The blocks of the result are computed while they are iterated over.
 
@@ -46,7 +46,7 @@ def run_batch(
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         with clock("forward"):
             logits, layers = decomposition.parts(torch.from_numpy(tokens).to(device, torch.int64))
-        with clock("output tokens"):
+        with clock("softmax"):
             next_tokens = select_next_tokens(logits, included, config.p_min)
         del logits
     return Firings(rows, tokens, included, next_tokens, _blocks(decomposition, layers, included, config, clock))

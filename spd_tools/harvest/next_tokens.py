@@ -9,16 +9,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spd_tools.errors import SpdToolsError
-from spd_tools.harvest.firings import MASS_UNIT_BITS, NextTokens
+from spd_tools.harvest.firings import MASS_BITS, MASS_UNIT_BITS, NextTokens
 
 _BLOCK = 16
+_SHIFT = np.uint64(MASS_BITS)
 _UNIT = float(2**MASS_UNIT_BITS)
 _PIECE = 32
 _SLACK = 1e-3  # candidates are taken generously by their logit; the probability itself decides
 
 
 @njit(nogil=True, cache=True)
-def _select(logits, log_total, included, p_min, counts, tokens, masses):  # noqa: ANN001, ANN202
+def _select(logits, log_total, included, p_min, counts, packed):  # noqa: ANN001, ANN202
     """Entries with probability >= p_min. Returns (number found, found a NaN or infinity)."""
     found = 0
     vocab = logits.shape[1]
@@ -49,8 +50,8 @@ def _select(logits, log_total, included, p_min, counts, tokens, masses):  # noqa
         for i in range(n):
             p = np.exp(row[candidates[i]] - log_total[t])
             if p >= p_min:
-                tokens[found] = candidates[i]
-                masses[found] = np.int64(np.float64(p) * _UNIT + 0.5)
+                mass = np.uint64(np.float64(p) * _UNIT + 0.5)
+                packed[found] = (np.uint64(candidates[i]) << _SHIFT) | mass
                 found += 1
         counts[t] = found - before
     return found, False
@@ -75,12 +76,12 @@ def select_next_tokens(logits: Tensor, included: NDArray[np.bool_], p_min: float
     counts = np.zeros(len(mask), np.int64)
     # No more than 1 / p_min probabilities of p_min fit into one (and a few for rounding).
     capacity = len(mask) * min(matrix.shape[1], int(1.001 / p_min) + 1)
-    tokens, masses = np.empty(capacity, np.int32), np.empty(capacity, np.int64)
-    found, broken = _select(matrix, log_total, mask, np.float32(p_min), counts, tokens, masses)
+    packed = np.empty(capacity, np.uint64)
+    found, broken = _select(matrix, log_total, mask, np.float32(p_min), counts, packed)
     if broken:
         raise SpdToolsError(
             "The model's logits contain NaN or infinity; check the checkpoint, or harvest with --precision f32."
         )
     indptr = np.zeros(len(mask) + 1, np.int64)
     np.cumsum(counts, out=indptr[1:])
-    return NextTokens(indptr, tokens[:found].copy(), masses[:found].copy())
+    return NextTokens(indptr, packed[:found].copy())

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -104,3 +104,29 @@ def in_order(function: Callable[[int, int], Result], bounds: Sequence[tuple[int,
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
+
+
+class Pipeline:
+    """Runs a function over items in threads, a few items ahead of whoever submits them."""
+
+    def __init__(self, function: Callable[[Any], None]) -> None:
+        self._function = function
+        self._running: deque[Future[None]] = deque()
+
+    def submit(self, items: Sequence[Any]) -> None:
+        """Start items, waiting for earlier ones so that at most twice as many as there are threads are under way.
+
+        Raises whatever the function raised for an earlier item.
+        """
+        for item in items:
+            if n_threads() == 1:
+                self._function(item)
+                continue
+            while len(self._running) >= 2 * n_threads():
+                self._running.popleft().result()
+            self._running.append(_pool(n_threads()).submit(self._function, item))
+
+    def wait(self) -> None:
+        """Wait for everything that was submitted."""
+        while self._running:
+            self._running.popleft().result()

@@ -35,17 +35,17 @@ Kernel = Callable[[NDArray[Any], NDArray[np.int64], NDArray[np.int32], NDArray[A
 
 def write_segment(path: Path, buffer: FiringBuffer, clock: StageClock) -> None:
     """Write what the buffer took in since the last segment, and empty it."""
-    dense_totals = np.asarray(buffer.dense_totals)
     with section_file(path) as out:
         with clock("examples"):
-            for kind, sketches in buffer.sketches.items():
-                _write_examples(out, kind, sketches, buffer.n_components)
+            for which in (0, 1):
+                sketches = [layer.sketches[which] for layer in buffer.examples]
+                _write_examples(out, sketches, buffer.n_components)
         with clock("grouping"):
             grouped, positions, totals = buffer.drain()
         _write_scalars(out, positions, len(grouped.position))
         out.append("firing_count", np.diff(grouped.indptr))
         with clock("sums"):
-            _write_sums(out, grouped, positions, totals, dense_totals)
+            _write_sums(out, grouped, positions, totals)
         with clock("co-firing"):
             _write_pairs(out, grouped)
         with clock("input tokens"):
@@ -63,8 +63,9 @@ def _write_scalars(out: SectionWriter, positions: Positions, n_firings: int) -> 
     out.append("scalars", np.asarray(scalars, np.int64))
 
 
-def _write_examples(out: SectionWriter, kind: str, sketches: list[ExampleSketch], n_components: int) -> None:
+def _write_examples(out: SectionWriter, sketches: list[ExampleSketch], n_components: int) -> None:
     lengths = np.zeros(n_components, np.int64)
+    kind = sketches[0].kind
     for sketch in sketches:
         records = sketch.drain()
         lengths += np.bincount(records.component, minlength=n_components)
@@ -77,11 +78,10 @@ def _write_sums(
     out: SectionWriter,
     grouped: GroupedFirings,
     positions: Positions,
-    totals: NDArray[np.int64],
-    dense_totals: NDArray[np.bool_],
+    totals: dict[int, NDArray[np.int64]],
 ) -> None:
     """sums: [C, kinds, 3 (all tokens, firings, absolute at firings), limbs]."""
-    n_components, n_kinds = totals.shape[:2]
+    n_components, n_kinds = len(grouped.indptr) - 1, len(grouped.values)
     at_firings = np.zeros((n_components, n_kinds, 2, N_LIMBS), np.int64)
     dropped = np.zeros(n_components, np.int64)
     run_ranges(
@@ -91,7 +91,7 @@ def _write_sums(
         weighted_bounds(np.diff(grouped.indptr), n_threads()),
     )
     carry(at_firings.reshape(-1, N_LIMBS))
-    everywhere = np.where(dense_totals[:, None], totals, at_firings[:, :, 0])
+    everywhere = np.stack([totals.get(kind, at_firings[:, kind, 0]) for kind in range(n_kinds)], 1)
     out.append("sums", np.concatenate([everywhere[:, :, None], at_firings], 2))
     out.append("dropped", dropped)
 
@@ -167,7 +167,7 @@ def _write_inputs(out: SectionWriter, grouped: GroupedFirings, positions: Positi
 def _write_outputs(out: SectionWriter, grouped: GroupedFirings, positions: Positions, vocab_size: int) -> None:
     q = positions.next_tokens
     totals = np.zeros(vocab_size, np.int64)
-    counting.add_at(q.tokens, q.masses, totals)
+    counting.sum_masses(q.packed, totals)
     out.append("vocabulary/output_mass", totals)
     # The number of probabilities at a component's firings bounds the tokens that it can have.
     per_position = np.diff(q.indptr)
@@ -179,7 +179,7 @@ def _write_outputs(out: SectionWriter, grouped: GroupedFirings, positions: Posit
         out,
         "output",
         lambda row, lengths, token, mass, c0, c1: counting.count_outputs(
-            grouped.indptr, grouped.position, q.indptr, q.tokens, q.masses, row, lengths, token, mass, c0, c1
+            grouped.indptr, grouped.position, q.indptr, q.packed, row, lengths, token, mass, c0, c1
         ),
         np.minimum(work, vocab_size),
         (vocab_size, np.int64),

@@ -13,11 +13,12 @@ from types import FrameType
 import numpy as np
 
 from spd_tools.errors import SpdToolsError
+from spd_tools.harvest.allocator import memory_kept
 from spd_tools.harvest.buffer import FiringBuffer
 from spd_tools.harvest.clock import StageClock
 from spd_tools.harvest.disk import estimated_bytes
 from spd_tools.harvest.firings import Firings
-from spd_tools.harvest.parallel import for_each, one_thread_each
+from spd_tools.harvest.parallel import Pipeline, one_thread_each
 from spd_tools.harvest.plan import HarvestPlan
 from spd_tools.harvest.rows import Batch, HarvestRows
 from spd_tools.harvest.sections import SectionReader
@@ -82,16 +83,25 @@ def work(
     last_save = time.monotonic()
     disk_checked = False
     slice_rows = max(1, SLICE_TOKENS // config.seq_len) if sliced else config.batch_size
-    with _stop_signals() as stop_asked, one_thread_each() if sliced else nullcontext():
-        for index in range(state.state.next_batch, rows.n_batches, config.world_size):
+
+    def take_in(rows: Batch) -> None:
+        buffer.add(run_batch(rows, clock), clock)
+
+    indices = range(state.state.next_batch, rows.n_batches, config.world_size)
+    with _stop_signals() as stop_asked, memory_kept(), one_thread_each() if sliced else nullcontext():
+        running = Pipeline(take_in)
+        for index in indices:
             with clock("reading"):
                 batch = rows.batch(index)
-            for_each(lambda rows: buffer.add(run_batch(rows, clock), clock), batch.slices(slice_rows))
+            running.submit(batch.slices(slice_rows))
             on_batch(int(batch.included.sum()), index)
+            overdue = time.monotonic() - last_save > checkpoint_seconds
+            if disk_checked and not (buffer.bytes > memory_bytes or overdue or stop_asked()):
+                continue
+            running.wait()
             if not disk_checked:
                 _check_disk(plan, buffer, rows)
                 disk_checked = True
-            overdue = time.monotonic() - last_save > checkpoint_seconds
             if buffer.bytes > memory_bytes or overdue or stop_asked():
                 _save(state, buffer, index + config.world_size, clock, finished=False)
                 last_save = time.monotonic()
@@ -99,6 +109,7 @@ def work(
                 raise StoppedError(
                     f"Stopped; rank {rank} of harvest {plan.harvest_id} is saved and goes on with --resume."
                 )
+        running.wait()
         _save(state, buffer, max(rows.n_batches, state.state.next_batch), clock, finished=True)
 
 
@@ -113,10 +124,10 @@ def _save(state: StateFile, buffer: FiringBuffer, next_batch: int, clock: StageC
 
 
 def _restore_examples(buffer: FiringBuffer, segment: SectionReader) -> None:
-    for kind, sketches in buffer.sketches.items():
-        indptr = segment.read(f"{kind}/indptr")
-        for sketch in sketches:
-            starts = indptr[sketch.start : sketch.start + sketch.n_components + 1]
+    for layer in buffer.examples:
+        for sketch in layer.sketches:
+            kind = sketch.kind
+            starts = segment.read(f"{kind}/indptr", layer.start, layer.start + layer.n_components + 1)
             span = int(starts[0]), int(starts[-1])
             sketch.restore(np.diff(starts), segment.read(f"{kind}/rank", *span), segment.read(f"{kind}/key", *span))
 

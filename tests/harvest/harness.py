@@ -109,7 +109,7 @@ class MadeUp:
                 masses += units.values()
                 counts.append(len(units))
         indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        return NextTokens(indptr, np.asarray(tokens, np.int32), np.asarray(masses, np.int64))
+        return NextTokens(indptr, NextTokens.pack(np.asarray(tokens, np.int64), np.asarray(masses, np.int64)))
 
 
 def harvest_made_up(

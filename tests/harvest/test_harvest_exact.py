@@ -49,10 +49,10 @@ def test_every_file_equals_the_reference(tmp_path, choices):
 
 def test_one_kind_that_gates_and_ranks(tmp_path):
     base = random_input(5)
-    made_up = random_input(5, activations={"activation": base.activations["causal_importance"] * 3}, gating="activation")
     made_up = random_input(
-        5, activations=made_up.activations, gating="activation", ranking="activation"
+        5, activations={"activation": base.activations["causal_importance"] * 3}, gating="activation"
     )
+    made_up = random_input(5, activations=made_up.activations, gating="activation", ranking="activation")
     folder = harvest_made_up(made_up, LAYERS, batch_size=3)
     assert_equals_reference(folder, tmp_path, made_up)
 
