@@ -162,12 +162,19 @@ def check_first_batch(decomposition: SpdDecomposition, rows: HarvestRows) -> Non
         fail("the total output mass differs from the dense product")
 
 
-def dense_lists(path: Path, column: str, value: str, shape: tuple[int, ...]) -> np.ndarray:
-    table = pa.ipc.open_file(pa.memory_map(str(path))).read_all().combine_chunks()
-    dense = np.zeros(shape)
-    lists = table[column].chunk(0)
-    rows = np.repeat(np.arange(shape[0]), np.diff(lists.offsets.to_numpy()))
-    dense[rows, lists.values.to_numpy()] = table[value].chunk(0).values.to_numpy()
+def dense_lists(
+    path: Path, column: str, value: str, shape: tuple[int, int], some: np.ndarray | None = None
+) -> np.ndarray:
+    """Rows (all, or some) of list columns as a dense matrix."""
+    table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    some = np.arange(shape[0]) if some is None else some
+    columns, values = table[column].take(pa.array(some)), table[value].take(pa.array(some))
+    dense = np.zeros((len(some), shape[1]))
+    lengths = np.concatenate([np.diff(chunk.offsets.to_numpy()) for chunk in columns.chunks])
+    rows = np.repeat(np.arange(len(some)), lengths)
+    dense[rows, np.concatenate([c.flatten().to_numpy() for c in columns.chunks])] = np.concatenate(
+        [c.flatten().to_numpy() for c in values.chunks]
+    )
     return dense
 
 

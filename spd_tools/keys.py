@@ -13,7 +13,7 @@ class ComponentKey(NamedTuple):
     """A component's name: its layer and its index there. ``str(key)`` is the form people type."""
 
     layer: str
-    index: int
+    index: int  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def __str__(self) -> str:
         return f"{self.layer}:{self.index}"

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 
-from spd_tools.analysis.regions import REGIONS, RegionName, Regions, region_numbers, regions
+from spd_tools.analysis.positions import PositionRange, positions
+from spd_tools.analysis.regions import (
+    REGIONS,
+    RegionName,
+    Regions,
+    TokenCount,
+    most_frequent,
+    region_numbers,
+    regions,
+)
 from spd_tools.keys import ComponentKey
 from spd_tools.store.harvest import Harvest
 from spd_tools.store.records import (
     ComponentRecord,
     CorrelatedComponent,
     Example,
-    ExampleKind,
     HistogramBin,
     Record,
     Side,
     TokenLists,
 )
+from spd_tools.store.scores import first_by
 
 
 class ShownExample(Example):
@@ -24,6 +35,35 @@ class ShownExample(Example):
 
     region: RegionName | None
     """None when the log has no firing of the component, so its range is not known."""
+
+
+DENSE = 0.5
+"""From this density on, the tokens on which a component does not fire say more than those on which it does."""
+BOTH_SIGNS = 0.05
+"""Share of the firings from which on a sign of the ranking activation deserves to be shown by itself."""
+_MAX_PER_TOKEN = 2
+_PARTNER_TOKENS = 4
+
+
+class StrongestTokens(Record):
+    """Which tokens the stored top examples fire on; those that are shown are at most a few per token."""
+
+    n_examples: int
+    """Stored top examples."""
+    tokens: list[TokenCount]
+
+
+class SilentToken(Record):
+    """A token on which a component mostly does not fire."""
+
+    token_id: int
+    text: str | None
+    count: int
+    """Occurrences without a firing: I_v - I_cv."""
+    total: int
+    """I_v."""
+    share: float
+    """count / total."""
 
 
 class TokenOverview(Record):
@@ -39,13 +79,20 @@ class TokenOverview(Record):
     by_pmi: TokenLists
 
 
+class Partner(CorrelatedComponent):
+    """A component that fires together with this one, and what it fires on itself."""
+
+    tokens: list[TokenCount]
+    """Its own most frequent input tokens."""
+
+
 class CoFiring(Record):
     """Components that fire together with this one."""
 
     n_partners: int
     """Components that fired with it at least once."""
-    by_pmi: list[CorrelatedComponent]
-    by_jaccard: list[CorrelatedComponent]
+    by_pmi: list[Partner]
+    by_jaccard: list[Partner]
     weakest_by_pmi: list[CorrelatedComponent]
 
 
@@ -65,14 +112,25 @@ class Overview(Record):
     """Orders top examples; histogram and regions are of it."""
     p_min: float
     component: ComponentRecord
+    negative_count: int
+    """Firings of the whole harvest in the negative half of the histogram: the sign bit decides, so -0 is one."""
     histogram: list[HistogramBin]
     uniform_examples: list[ShownExample]
     top_examples: list[ShownExample]
+    """No more than two on one firing token."""
+    opposite_examples: list[ShownExample]
+    """The strongest of the stored uniform examples whose sign is not that of the strongest top example, no more than
+    two on one firing token; none where fewer than 5 % of all firings have that sign. Top examples alone hide it."""
+    strongest_tokens: StrongestTokens
     input_tokens: TokenOverview
+    silent_tokens: list[SilentToken] | None
+    """Tokens that occurred most without a firing; None for components of a density below one half."""
     output_tokens: TokenOverview
     cofiring: CoFiring
     regions: Regions | None
     """None when the log has no firing of it."""
+    positions: list[PositionRange] | None
+    """Density along the rows; None when the log has no firing of it."""
 
 
 def overview(
@@ -87,6 +145,8 @@ def overview(
     """One component's overview.
 
     Args:
+        harvest: where to look.
+        key: the component.
         n_examples: uniform ones, and as many top ones.
         context: tokens to each side of an example's firing.
         n_tokens: entries per token list.
@@ -97,6 +157,10 @@ def overview(
     """
     component = harvest.component(key)
     config = harvest.manifest.config
+    histogram = harvest.histogram(key)
+    negative_count = sum(bin_.count for bin_ in histogram if bin_.low < 0)
+    top = harvest.examples(key, "top", n_examples, context, max_per_token=_MAX_PER_TOKEN)
+    opposite = _opposite(harvest, component, negative_count, n_examples, context)
     return Overview(
         run_id=harvest.run_id,
         harvest_id=harvest.harvest_id,
@@ -107,13 +171,18 @@ def overview(
         ranking_kind=harvest.ranking_kind,
         p_min=config.p_min,
         component=component,
-        histogram=harvest.histogram(key),
-        uniform_examples=_examples(harvest, component, "uniform", n_examples, context),
-        top_examples=_examples(harvest, component, "top", n_examples, context),
+        negative_count=negative_count,
+        histogram=histogram,
+        uniform_examples=_examples(harvest, component, harvest.examples(key, "uniform", n_examples, context)),
+        top_examples=_examples(harvest, component, top),
+        opposite_examples=_examples(harvest, component, opposite),
+        strongest_tokens=_strongest_tokens(harvest, key, n_tokens),
         input_tokens=_tokens(harvest, key, "input", n_tokens),
+        silent_tokens=_silent_tokens(harvest, key, n_tokens) if component.density >= DENSE else None,
         output_tokens=_tokens(harvest, key, "output", n_tokens),
         cofiring=_cofiring(harvest, key, n_components),
         regions=regions(harvest, key, n_tokens),
+        positions=positions(harvest, key) if component.logged_firings else None,
     )
 
 
@@ -124,10 +193,7 @@ def _summary(component: ComponentRecord, n_tokens: int) -> str:
     return f"{component.key} fired on {component.firing_count:,} of {n_tokens:,} tokens ({share})."
 
 
-def _examples(
-    harvest: Harvest, component: ComponentRecord, kind: ExampleKind, limit: int, context: int
-) -> list[ShownExample]:
-    examples = harvest.examples(component.key, kind, limit, context)
+def _examples(harvest: Harvest, component: ComponentRecord, examples: list[Example]) -> list[ShownExample]:
     effective_max = component.effective_max
     if effective_max is None:
         return [ShownExample(**dict(example), region=None) for example in examples]
@@ -137,6 +203,31 @@ def _examples(
         ShownExample(**dict(example), region=REGIONS[number][0])
         for example, number in zip(examples, numbers, strict=True)
     ]
+
+
+def _opposite(
+    harvest: Harvest, component: ComponentRecord, negative_count: int, limit: int, context: int
+) -> list[Example]:
+    strongest = harvest.examples(component.key, "top", 1, 0)
+    if not strongest:
+        return []
+
+    def activation(example: Example) -> float:
+        return example.activations[harvest.ranking_kind][example.firing_index] or 0.0
+
+    negative = activation(strongest[0]) >= 0
+    n_opposite = negative_count if negative else component.firing_count - negative_count
+    if n_opposite < BOTH_SIGNS * component.firing_count:
+        return []
+    uniform = harvest.examples(component.key, "uniform", harvest.manifest.config.n_uniform, context)
+    seen: Counter[int] = Counter()
+    found: list[Example] = []
+    for example in sorted(uniform, key=lambda example: -abs(activation(example))):
+        token = example.token_ids[example.firing_index]
+        if (activation(example) < 0) == negative and seen[token] < _MAX_PER_TOKEN and len(found) < limit:
+            seen[token] += 1
+            found.append(example)
+    return found
 
 
 def _tokens(harvest: Harvest, key: str | ComponentKey, side: Side, limit: int) -> TokenOverview:
@@ -150,13 +241,48 @@ def _tokens(harvest: Harvest, key: str | ComponentKey, side: Side, limit: int) -
     )
 
 
+def _strongest_tokens(harvest: Harvest, key: str | ComponentKey, limit: int) -> StrongestTokens:
+    tokens = harvest.example_tokens(key, "top")
+    return StrongestTokens(n_examples=len(tokens), tokens=most_frequent(harvest, np.bincount(tokens), limit))
+
+
+def _silent_tokens(harvest: Harvest, key: str | ComponentKey, limit: int) -> list[SilentToken]:
+    stats, total = harvest.token_stats(key), harvest.vocabulary("input")
+    silent = total.copy()
+    silent[stats.token] -= stats.count
+    return [
+        SilentToken(
+            token_id=token.token_id,
+            text=token.text,
+            count=token.count,
+            total=int(total[token.token_id]),
+            share=token.count / int(total[token.token_id]),
+        )
+        for token in most_frequent(harvest, silent, limit)
+    ]
+
+
 def _cofiring(harvest: Harvest, key: str | ComponentKey, limit: int) -> CoFiring:
     strongest = harvest.correlated(key, "pmi", limit)
     shown = {component.key for component in strongest}
     weakest = harvest.correlated(key, "pmi", 2 * limit, weakest=True)
     return CoFiring(
         n_partners=harvest.n_partners(key),
-        by_pmi=strongest,
-        by_jaccard=harvest.correlated(key, "jaccard", limit),
+        by_pmi=_partners(harvest, strongest),
+        by_jaccard=_partners(harvest, harvest.correlated(key, "jaccard", limit)),
         weakest_by_pmi=[component for component in weakest if component.key not in shown][:limit],
     )
+
+
+def _partners(harvest: Harvest, correlated: list[CorrelatedComponent]) -> list[Partner]:
+    return [
+        Partner(**dict(component), tokens=_input_tokens(harvest, component.key, _PARTNER_TOKENS))
+        for component in correlated
+    ]
+
+
+def _input_tokens(harvest: Harvest, key: ComponentKey, limit: int) -> list[TokenCount]:
+    stats = harvest.token_stats(key)
+    leading = first_by(limit, -stats.count)
+    pairs = zip(stats.token[leading].tolist(), stats.count[leading].tolist(), strict=True)
+    return [TokenCount(token_id=token, text=harvest.token_text(token), count=count) for token, count in pairs]

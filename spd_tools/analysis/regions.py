@@ -28,11 +28,19 @@ REGIONS: tuple[tuple[RegionName, float], ...] = (
 
 
 class TokenCount(Record):
-    """How many firings of a region are on a token."""
+    """How many firings of some kind are on a token."""
 
     token_id: int
     text: str | None
     count: int
+
+
+class RegionSide(Record):
+    """The firings of a region whose ranking activation has one sign."""
+
+    firing_count: int
+    tokens: list[TokenCount]
+    """Their most frequent tokens."""
 
 
 class Region(Record):
@@ -45,11 +53,13 @@ class Region(Record):
     firing_count: int
     share: float
     """Of the component's logged firings."""
-    negative_count: int
-    """Firings with a ranking activation below zero."""
     n_distinct_tokens: int
     tokens: list[TokenCount]
-    """The most frequent firing tokens."""
+    """The most frequent firing tokens, of both signs."""
+    positive: RegionSide
+    """Ranking activation of zero or above."""
+    negative: RegionSide
+    """Ranking activation below zero: another half of the component's direction, often with a meaning of its own."""
 
 
 class Regions(Record):
@@ -91,42 +101,65 @@ def regions(harvest: Harvest, key: str | ComponentKey, n_tokens: int = 10) -> Re
     log = harvest.activations(key)
     values = log.values[harvest.ranking_kind]
     numbers = region_numbers(values, record.effective_max)
-    counts = _token_counts(harvest, numbers, harvest.tokens().reshape(-1)[log.token])
-    sizes = counts.sum(1).tolist()
-    # One count over (sign, region): selecting the negative values first costs several times as much.
-    signed = np.bincount(numbers + len(REGIONS) * (values < 0).view(np.int8), minlength=2 * len(REGIONS))
-    negatives = signed[len(REGIONS) :].tolist()
+    counts = _token_counts(harvest, numbers, values < 0, harvest.tokens().reshape(-1)[log.token])
     edges = [0.0, *region_edges(record.effective_max).tolist(), None]
-    found = [
-        Region(
-            name=name,
-            low=edges[number] or 0.0,
-            high=edges[number + 1],
-            firing_count=sizes[number],
-            share=sizes[number] / len(values),
-            negative_count=negatives[number],
-            n_distinct_tokens=int(np.count_nonzero(counts[number])),
-            tokens=_most_frequent(harvest, counts[number], n_tokens),
-        )
-        for number, (name, _) in enumerate(REGIONS)
-    ]
     return Regions(
         kind=harvest.ranking_kind,
         effective_max=record.effective_max,
         logged_firings=len(values),
-        regions=found,
+        regions=[
+            _region(harvest, name, (edges[number] or 0.0, edges[number + 1]), counts[:, number], len(values), n_tokens)
+            for number, (name, _) in enumerate(REGIONS)
+        ],
     )
 
 
-def _token_counts(harvest: Harvest, numbers: NDArray[np.int8], tokens: NDArray[Any]) -> NDArray[np.int64]:
-    """[regions, V] firings per region and token."""
+def _token_counts(
+    harvest: Harvest, numbers: NDArray[np.int8], negative: NDArray[np.bool_], tokens: NDArray[Any]
+) -> NDArray[np.int64]:
+    """[signs, regions, V] firings; one sign when none is negative, else positive and negative."""
     vocab_size = harvest.manifest.decomposition.vocab_size
+    signs = 1 + int(negative.any())
+    if signs == 2:
+        numbers = numbers + len(REGIONS) * negative.view(np.int8)
     cells = np.multiply(numbers, vocab_size, dtype=np.int64)
     cells += tokens
-    return np.bincount(cells, minlength=len(REGIONS) * vocab_size).reshape(len(REGIONS), vocab_size)
+    counts = np.bincount(cells, minlength=signs * len(REGIONS) * vocab_size)
+    return counts.reshape(signs, len(REGIONS), vocab_size)
 
 
-def _most_frequent(harvest: Harvest, counts: NDArray[np.int64], limit: int) -> list[TokenCount]:
+def _region(
+    harvest: Harvest,
+    name: RegionName,
+    ends: tuple[float, float | None],
+    counts: NDArray[np.int64],
+    logged_firings: int,
+    n_tokens: int,
+) -> Region:
+    """From its counts [signs, V]."""
+    sides = [
+        RegionSide(firing_count=int(of_sign.sum()), tokens=most_frequent(harvest, of_sign, n_tokens))
+        for of_sign in counts
+    ]
+    positive, negative = sides if len(sides) == 2 else (sides[0], RegionSide(firing_count=0, tokens=[]))
+    both = counts.sum(0)
+    firing_count = positive.firing_count + negative.firing_count
+    one_sided = not (positive.firing_count and negative.firing_count)
+    return Region(
+        name=name,
+        low=ends[0],
+        high=ends[1],
+        firing_count=firing_count,
+        share=firing_count / logged_firings,
+        n_distinct_tokens=int(np.count_nonzero(both)),
+        tokens=positive.tokens + negative.tokens if one_sided else most_frequent(harvest, both, n_tokens),
+        positive=positive,
+        negative=negative,
+    )
+
+
+def most_frequent(harvest: Harvest, counts: NDArray[np.int64], limit: int) -> list[TokenCount]:
+    """Tokens by descending count, ties by id; ``counts``: one per token id."""
     seen = np.flatnonzero(counts)
     leading = seen[first_by(limit, -counts[seen])]
     return [

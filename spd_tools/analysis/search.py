@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,10 @@ from spd_tools.errors import SpdToolsError
 from spd_tools.store.harvest import Harvest
 from spd_tools.store.records import SIDES, KeyField, Record, Side, TokenScore
 from spd_tools.store.scores import MIN_COUNT, at_least, chosen, first_by, token_scores
+from spd_tools.suggest import did_you_mean
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 SearchOrder = Literal["index", "density", "recall", "precision", "lift", "pmi"]
 SEARCH_ORDERS: tuple[SearchOrder, ...] = ("index", "density", "recall", "precision", "lift", "pmi")
@@ -103,13 +107,33 @@ def resolve_token(harvest: Harvest, token: int | str) -> int:
     if tokenizer is None:
         raise SpdToolsError(f"This harvest has no tokenizer to read {token!r} with; give a token id.")
     # A text before a vocabulary spelling: "Ġthe" is rarely meant as three letters, " the" often as one token.
-    encoding = tokenizer.encode(token, add_special_tokens=False)
-    token_id = encoding.ids[0] if len(encoding.ids) == 1 else tokenizer.token_to_id(token)
+    pieces = _pieces(tokenizer, token, harvest.token_texts.unknown)
+    token_id = pieces[0] if pieces is not None and len(pieces) == 1 else tokenizer.token_to_id(token)
     if token_id is None:
-        pieces = ", ".join(f"{harvest.token_text(piece)!r}" for piece in encoding.ids) or "none at all"
-        raise SpdToolsError(f"{token!r} is not one token but {pieces}; ask for one of its tokens or give an id.")
+        raise SpdToolsError(_not_one_token(harvest, token, pieces))
     harvest.check_token(token_id)
     return token_id
+
+
+def _pieces(tokenizer: Tokenizer, text: str, unknown: str | None) -> list[int] | None:
+    """Token ids of a text; None when the vocabulary has no tokens for all of it."""
+    try:
+        encoding = tokenizer.encode(text, add_special_tokens=False)
+    except Exception:  # tokenizers raises bare Exception, for example for a word without an unknown token to stand in
+        return None
+    # An unknown token stands in for anything, and without one some models drop what they do not know.
+    covered = {at for start, end in encoding.offsets for at in range(start, end)}
+    missing = any(at not in covered and not char.isspace() for at, char in enumerate(text))
+    if missing or (unknown is not None and text != unknown and unknown in encoding.tokens):
+        return None
+    return encoding.ids
+
+
+def _not_one_token(harvest: Harvest, text: str, pieces: list[int] | None) -> str:
+    if pieces is None:
+        return f"{text!r} is not in the vocabulary of this harvest's tokenizer; ask for another token or give an id."
+    spelt = ", ".join(repr(harvest.token_texts.shown(piece)) for piece in pieces) or "none at all"
+    return f"{text!r} is not one token but {spelt}; ask for one of its tokens or give an id."
 
 
 def _in_layers(harvest: Harvest, pattern: str | None) -> NDArray[np.bool_]:
@@ -118,7 +142,7 @@ def _in_layers(harvest: Harvest, pattern: str | None) -> NDArray[np.bool_]:
         if pattern is None or fnmatchcase(name, pattern):
             keep[harvest.keys.span(name)] = True
     if pattern is not None and not any(fnmatchcase(name, pattern) for name in harvest.keys.layers):
-        raise SpdToolsError(f"No layer is called {pattern!r}; the layers are {', '.join(harvest.keys.layers)}.")
+        raise SpdToolsError(f"No layer is called {pattern!r}; {did_you_mean(pattern, harvest.keys.layers, 'layers')}")
     return keep
 
 

@@ -103,9 +103,8 @@ def _overview(args: argparse.Namespace) -> None:
         print_json(found)
     else:
         from spd_tools.render.overview import overview_page
-        from spd_tools.render.tokens import TokenSpelling
 
-        show(*overview_page(found, TokenSpelling(harvest.tokenizer)))
+        show(*overview_page(found, harvest.token_texts))
 
 
 def _examples(args: argparse.Namespace) -> None:

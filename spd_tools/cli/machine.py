@@ -41,7 +41,6 @@ def _demo(args: argparse.Namespace) -> None:
         print_json(found)
         return
     from spd_tools.render.overview import overview_page
-    from spd_tools.render.tokens import TokenSpelling
 
-    show(*overview_page(found, TokenSpelling(harvest.tokenizer)))
+    show(*overview_page(found, harvest.token_texts))
     note("Other components: spd-tools search --run demo; all commands: spd-tools --help")

@@ -47,8 +47,13 @@ def console() -> Console:
     """stdout for people: colours only on a terminal, data is never read as markup."""
     from rich.console import Console
 
+    class StdoutConsole(Console):
+        def on_broken_pipe(self) -> None:
+            # rich would leave with 1; `main` knows what to do when whoever read stdout went away.
+            raise BrokenPipeError
+
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH
-    return Console(file=sys.stdout, width=width, markup=False, highlight=False, emoji=False)
+    return StdoutConsole(file=sys.stdout, width=width, markup=False, highlight=False, emoji=False)
 
 
 def show(*renderables: RenderableType) -> None:

@@ -38,14 +38,14 @@ def _add_yes(parser: Parser) -> None:
 
 def _list(args: argparse.Namespace) -> None:
     from spd_tools.settings import Settings
-    from spd_tools.store.inventory import stored_harvests
+    from spd_tools.store.inventory import HOW_TO_HARVEST, stored_harvests
 
     settings = Settings.from_environment()
     harvests = stored_harvests(settings)
     if args.json:
         print_json([_summary(harvest) for harvest in harvests])
     elif not harvests:
-        note(f"There is no harvest in {settings.harvests_dir}; make one with `spd-tools harvest RUN --n-batches N`.")
+        note(f"There is no harvest in {settings.harvests_dir}; {HOW_TO_HARVEST}.")
     else:
         from spd_tools.render.inventory import runs_table
 

@@ -85,6 +85,19 @@ class FiringBuffer:
             self.n_firings += len(kept.component_at)
             self._bytes += kept.bytes
 
+    def firing_counts(self) -> NDArray[np.int64]:
+        """[C] firings since the last segment."""
+        counts = np.zeros(self.n_components, np.int64)
+        for kept in self._kept:
+            for block in kept.blocks:
+                counts[block.start : block.stop] += np.diff(block.indptr)
+        return counts
+
+    @property
+    def n_next_tokens(self) -> int:
+        """Next-token probabilities of at least p_min since the last segment."""
+        return sum(len(kept.firings.next_tokens.packed) for kept in self._kept)
+
     @property
     def bytes(self) -> int:
         """Memory that a segment would free, and about as much again while it is written."""
@@ -125,12 +138,7 @@ class FiringBuffer:
         return totals
 
     def _group(self) -> GroupedFirings:
-        lengths = np.zeros(self.n_components, np.int64)
-        for kept in self._kept:
-            for block in kept.blocks:
-                lengths[block.start : block.stop] += np.diff(block.indptr)
-        indptr = np.zeros(self.n_components + 1, np.int64)
-        np.cumsum(lengths, out=indptr[1:])
+        indptr = np.concatenate([[0], np.cumsum(self.firing_counts())])
         position, place = np.empty(self.n_firings, np.int32), np.empty(self.n_firings, np.int32)
         values = np.empty((len(self.kinds), self.n_firings), np.float32)
         cursor = indptr[:-1].copy()

@@ -134,7 +134,7 @@ def _restore_examples(buffer: FiringBuffer, segment: SectionReader) -> None:
 
 def _check_disk(plan: HarvestPlan, buffer: FiringBuffer, rows: HarvestRows) -> None:
     """The first batch says how many components fire per token; from that the disk can be told."""
-    needed = estimated_bytes(plan, len(rows), buffer.n_firings / max(1, buffer.n_positions))
+    needed = estimated_bytes(plan, len(rows), buffer.firing_counts(), buffer.n_positions, buffer.n_next_tokens)
     free = shutil.disk_usage(plan.folder).free
     if needed > free:
         raise SpdToolsError(

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
+from rich.style import Style
 from rich.text import Text
 
 from spd_tools.render.colours import strength_style
 from spd_tools.render.numbers import number
 from spd_tools.render.safe import visible
-from spd_tools.render.tokens import TokenSpelling
 from spd_tools.store.records import Example
+from spd_tools.store.tokentext import TokenText
 
 _FOCUS = ("«", "»")
 _OTHER = ("‹", "›")
 _ELLIPSIS = "…"
 _SHORT_NAMES = {"causal_importance": "CI", "component_activation": "act", "activation": "act"}
 _LEFT_SHARE = 0.6
-"""Share of the context's columns before the firing token: what led to a firing stands there."""
+"""Largest share of the context's columns before the firing token: what led to a firing stands there."""
+_ROW_START = "│"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +35,7 @@ class Reading:
     threshold: float
     effective_max: float | None
     """Ranking activation at which colours are strongest; None: the strongest of the examples."""
-    spelling: TokenSpelling
+    spelling: TokenText
 
     @property
     def kinds(self) -> list[str]:
@@ -53,67 +56,74 @@ class ExampleLines:
         return example.activations[self._reading.ranking_kind][example.firing_index]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """A header that names the numbers, then the examples."""
+        """A header that names the numbers, then the examples; those of one list stand in the same column."""
         colour = console.color_system is not None and not console.no_color
-        names = "".join(f"{_SHORT_NAMES.get(kind, kind)[:7]:>8}" for kind in self._reading.kinds)
-        others = "the stronger, the deeper the colour" if colour else "other firings in ‹›"
-        yield Text(f"{names}  of the firing token «»; {others}", "dim", no_wrap=True, overflow="ellipsis")
-        for example in self._examples:
-            label = self._label(example)
-            context = self._context(example, options.max_width - label.cell_len, colour)
-            yield Text.assemble(label, context, no_wrap=True)
+        names = "".join(f"{_SHORT_NAMES.get(kind, kind)[:8]:>9}" for kind in self._reading.kinds)
+        others = self._colours() if colour else "other firings in ‹›"
+        starts = f"; {_ROW_START} start of the row" if any(not example.start for example in self._examples) else ""
+        yield Text(f"{names}  of the firing token «»; {others}{starts}", "dim", no_wrap=True, overflow="ellipsis")
+        labels = [self._label(example) for example in self._examples]
+        parts = [self._parts(example, colour) for example in self._examples]
+        room = options.max_width - max((label.cell_len for label in labels), default=0)
+        # No wider than the longest left context: what is saved there goes to the right one.
+        left_width = min(int(room * _LEFT_SHARE), max((left.cell_len for left, _, _ in parts), default=0))
+        for label, (left, focus, right) in zip(labels, parts, strict=True):
+            focus = _cut(focus, room - left_width)
+            right = _cut(right, room - left_width - focus.cell_len)
+            yield Text.assemble(label, _ending(left, left_width), focus, right, no_wrap=True)
+
+    def _colours(self) -> str:
+        strongest = "the stronger, the deeper the colour"
+        negative = any((self._at_firing(example) or 0.0) < 0 for example in self._examples)
+        return f"{strongest} (orange above zero, blue below)" if negative else strongest
 
     def _label(self, example: Example) -> Text:
         values = (example.activations[kind][example.firing_index] for kind in self._reading.kinds)
-        return Text("".join(f"{number(value):>8}" for value in values) + "  ", "dim")
+        return Text("".join(f"{number(value):>9}" for value in values) + "  ", "dim")
 
-    def _context(self, example: Example, width: int, colour: bool) -> Text:
+    def _parts(self, example: Example, colour: bool) -> tuple[Text, Text, Text]:
+        """The context before the firing token, the token, and the context after it."""
         at = example.firing_index
-        texts = self._reading.spelling.running(example.token_ids, at)
-        pieces = [self._piece(visible(text), at, example, colour) for at, text in enumerate(texts)]
-        focus = _cut(pieces[at], width)
-        left_width = int((width - focus.cell_len) * _LEFT_SHARE)
-        left = _ending(pieces[:at], left_width)
-        return left + focus + _beginning(pieces[at + 1 :], width - left_width - focus.cell_len)
+        texts = [visible(text) for text in self._reading.spelling.running(example.token_ids, at)]
+        start = Text("" if example.start else _ROW_START, "dim")
+        left = Text.assemble(start, self._context(texts, example, range(at), colour))
+        style = self._style(example, at) or ""
+        focus = Text.assemble((_FOCUS[0], "bold"), (texts[at] or "∅", style), (_FOCUS[1], "bold"))
+        return left, focus, self._context(texts, example, range(at + 1, len(texts)), colour)
 
-    def _piece(self, text: str, at: int, example: Example, colour: bool) -> Text:
-        """One token; where no activation is stored (None) it looks like one that does not fire."""
+    def _context(self, texts: Sequence[str], example: Example, places: Sequence[int], colour: bool) -> Text:
+        """Tokens around the firing one: firing ones coloured, or each run of them in marks."""
+        line = Text()
+        for firing, run in groupby(places, lambda place: self._style(example, place) is not None):
+            marked = firing and not colour
+            line.append(_OTHER[0] if marked else "")
+            for place in run:
+                line.append(texts[place], self._style(example, place) if colour else None)
+            line.append(_OTHER[1] if marked else "")
+        return line
+
+    def _style(self, example: Example, at: int) -> Style | None:
+        """Colour of a firing token; None for one that does not fire or whose activation is not stored."""
         gating = example.activations[self._reading.gating_kind][at]
         ranking = example.activations[self._reading.ranking_kind][at]
         if gating is None or ranking is None or not gating > self._reading.threshold:
-            return Text(text)
-        style = strength_style(ranking, self._scale)
-        if at == example.firing_index:
-            return Text.assemble((_FOCUS[0], "bold"), (text or "∅", style), (_FOCUS[1], "bold"))
-        return Text(text, style) if colour or not text else Text(f"{_OTHER[0]}{text}{_OTHER[1]}")
+            return None
+        return strength_style(ranking, self._scale)
 
 
 def _cut(text: Text, width: int) -> Text:
     """The text, cut and marked where it is wider than ``width``."""
     if text.cell_len > width:
         text = text.copy()
-        text.truncate(width, overflow="ellipsis")
+        text.truncate(max(0, width), overflow="ellipsis")
     return text
 
 
-def _beginning(pieces: Sequence[Text], width: int) -> Text:
-    line = Text()
-    for piece in pieces:
-        if line.cell_len + piece.cell_len > width:
-            return _cut(line + piece, width)
-        line.append_text(piece)
-    return line
-
-
-def _ending(pieces: Sequence[Text], width: int) -> Text:
-    """The last of the pieces that fit, right-aligned in ``width`` columns."""
-    line = Text()
-    for piece in reversed(pieces):
-        if line.cell_len + piece.cell_len > width:
-            line = Text(_ELLIPSIS, "dim") + _tail(piece + line, width - 1)
-            break
-        line = piece + line
-    return Text(" " * (width - line.cell_len)) + line
+def _ending(text: Text, width: int) -> Text:
+    """The end of the text, right-aligned in ``width`` columns."""
+    if text.cell_len > width:
+        text = Text(_ELLIPSIS, "dim") + _tail(text, width - 1)
+    return Text(" " * (width - text.cell_len)) + text
 
 
 def _tail(text: Text, width: int) -> Text:

@@ -12,7 +12,6 @@ from spd_tools.render.examples import ExampleLines, Reading
 from spd_tools.render.numbers import count, logarithm, number, percent
 from spd_tools.render.safe import visible, visible_token
 from spd_tools.render.tables import add_cells, correlation_table, plain_table, titled, token_table
-from spd_tools.render.tokens import TokenSpelling
 
 if TYPE_CHECKING:
     from spd_tools.analysis.search import SearchResult
@@ -31,14 +30,14 @@ def examples_page(harvest: Harvest, key: str, kind: str, examples: Sequence[Exam
         ranking_kind=harvest.ranking_kind,
         threshold=harvest.manifest.config.threshold,
         effective_max=harvest.component(key).effective_max,
-        spelling=TokenSpelling(harvest.tokenizer),
+        spelling=harvest.token_texts,
     )
     return titled(f"{key}: {len(examples)} {kind} examples", ExampleLines(examples, read))
 
 
 def tokens_page(harvest: Harvest, key: str, stats: TokenStats, lists: TokenLists) -> RenderableType:
     """Best and worst tokens of one component."""
-    spelling = TokenSpelling(harvest.tokenizer)
+    spelling = harvest.token_texts
     of = f"{lists.n_eligible:,} of {len(stats):,} {stats.side} tokens with at least {count(lists.min_count)}"
     if not lists.top:
         return Text(visible(f"{key} has no {stats.side} tokens to list: {of}."))
@@ -79,7 +78,7 @@ def search_page(harvest: Harvest, side: Side, result: SearchResult) -> Renderabl
     title = f"{result.n_components:,} components match"
     if result.token_id is not None:
         names += ["on it" if side == "input" else "mass", "recall", "precision", "lift", "PMI"]
-        title += f" the {side} token {visible_token(TokenSpelling(harvest.tokenizer)(result.token_id))}"
+        title += f" the {side} token {visible_token(harvest.token_texts.shown(result.token_id))}"
     table = plain_table(["component"], right=names)
     for hit in result.hits:
         cells = [str(hit.key), count(hit.firing_count), percent(hit.density)]

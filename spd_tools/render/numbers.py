@@ -35,7 +35,7 @@ def percent(share: float) -> str:
     value = 100 * share
     if value in (0, 100):
         return f"{value:.0f} %"
-    if value < 0.1:
+    if value < 1:
         return f"{value:.2g} %" if value >= 1e-4 else f"{value:.0e} %"
     # 99.96 would print as 100.0
     return f"{min(value, 99.9):.1f} %" if value < 100 else f"{value:.0f} %"

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from spd_tools.analysis.overview import CoFiring, Overview
+from spd_tools.analysis.overview import BOTH_SIGNS, CoFiring, Overview
+from spd_tools.analysis.positions import PositionRange
 from spd_tools.analysis.regions import Regions
+from spd_tools.render.colours import NEGATIVE, POSITIVE
 from spd_tools.render.examples import ExampleLines, Reading
 from spd_tools.render.histogram import histogram
 from spd_tools.render.numbers import count, density, number, percent
-from spd_tools.render.safe import visible, visible_token
-from spd_tools.render.tables import SideBySide, add_cells, correlation_table, plain_table, titled, token_table
-from spd_tools.render.tokens import TokenSpelling
-from spd_tools.store.records import Example, Side, TokenScore
+from spd_tools.render.safe import visible
+from spd_tools.render.tables import (
+    SideBySide,
+    add_cells,
+    counted_tokens,
+    one_line,
+    partner_table,
+    plain_table,
+    silent_table,
+    titled,
+    token_table,
+)
+from spd_tools.store.records import CorrelatedComponent, Side, TokenScore
+from spd_tools.store.tokentext import TokenText
 
-_REGION_TOKENS = 5
 _WEAKEST = 5
 _BY_PMI = ("both", "expected", "PMI")
 _BY_JACCARD = ("both", "precision", "recall", "Jaccard")
@@ -28,7 +39,7 @@ _LEGEND = (
 )
 
 
-def reading(overview: Overview, spelling: TokenSpelling) -> Reading:
+def reading(overview: Overview, spelling: TokenText) -> Reading:
     """How this component's examples are to be read."""
     return Reading(
         gating_kind=overview.gating_kind,
@@ -39,7 +50,7 @@ def reading(overview: Overview, spelling: TokenSpelling) -> Reading:
     )
 
 
-def overview_page(overview: Overview, spelling: TokenSpelling) -> Iterator[RenderableType]:
+def overview_page(overview: Overview, spelling: TokenText) -> Iterator[RenderableType]:
     """Everything of an overview, top to bottom; of a component that never fired only that."""
     component = overview.component
     yield Text.assemble(
@@ -49,19 +60,30 @@ def overview_page(overview: Overview, spelling: TokenSpelling) -> Iterator[Rende
     if not component.firing_count:
         yield Text(f"never fired on {overview.n_tokens:,} tokens")
         return
-    fired = f": {component.firing_count:,} of {overview.n_tokens:,} tokens"
-    yield Text(f"fires on {density(component.density)}{fired}\n")
+    yield Text(_headline(overview) + "\n")
     yield _means(overview)
     yield Text()
     yield _range(overview, spelling)
+    if overview.positions is not None:
+        yield _positions(overview.positions)
+    yield Text()
+    yield from _tokens(overview, spelling)
     read = reading(overview, spelling)
     yield Text()
-    yield _examples("Examples, a uniform sample of its firings", overview.uniform_examples, read)
+    yield titled("Examples, a uniform sample of its firings", ExampleLines(overview.uniform_examples, read))
     yield Text()
-    yield _examples(f"Examples with the largest |{overview.ranking_kind}|", overview.top_examples, read)
-    yield from _tokens(overview, spelling)
-    yield from _cofiring(overview.cofiring)
+    yield from _top(overview, read, spelling)
+    yield from _cofiring(overview.cofiring, spelling)
     yield Text(_LEGEND, "dim")
+
+
+def _headline(overview: Overview) -> str:
+    component = overview.component
+    line = f"fires on {density(component.density)}: {component.firing_count:,} of {overview.n_tokens:,} tokens"
+    if not overview.negative_count:
+        return line
+    share = percent(overview.negative_count / component.firing_count)
+    return f"{line}; {share} of its firings have a negative {overview.ranking_kind}"
 
 
 def _means(overview: Overview) -> Table:
@@ -73,68 +95,112 @@ def _means(overview: Overview) -> Table:
     return table
 
 
-def _range(overview: Overview, spelling: TokenSpelling) -> RenderableType:
+def _range(overview: Overview, spelling: TokenText) -> RenderableType:
     bars = titled(f"{overview.ranking_kind} at its firings", histogram(overview.histogram, width=48, height=7))
     found = overview.regions
     if found is None:
         return titled("", bars, "No firing of it lies in the logged rows, so there are no regions.")
+    negative = sum(region.negative.firing_count for region in found.regions) / found.logged_firings
+    both_signs = BOTH_SIGNS <= negative <= 1 - BOTH_SIGNS
+    table = _signed_regions(found, spelling) if both_signs else _regions(found, spelling)
     remark = f"maximum {number(found.effective_max)}: 99.5th percentile of {found.logged_firings:,} logged firings"
-    return SideBySide(bars, titled("Regions of |activation|", _regions(found, spelling), remark), least_right=60)
+    return SideBySide(bars, titled("Regions of |activation|", table, remark), least_right=90 if both_signs else 60)
 
 
-def _regions(found: Regions, spelling: TokenSpelling) -> Table:
-    negative = any(region.negative_count for region in found.regions)
-    table = plain_table(["region"], right=["above", "firings", *(["negative"] if negative else [])])
+def _regions(found: Regions, spelling: TokenText) -> Table:
+    table = plain_table(["region"], right=["above", "firings"])
     # A column that may wrap is the one that gives way; its cells still stay on one line.
     table.add_column(Text("most frequent tokens"))
     for region in found.regions:
-        tokens = (
-            f"{visible_token(spelling(token.token_id))} {token.count:,}" for token in region.tokens[:_REGION_TOKENS]
-        )
         cells = [region.name, number(region.low), count(region.firing_count)]
-        cells += [count(region.negative_count)] if negative else []
-        add_cells(table, *cells, Text("  ".join(tokens), no_wrap=True, overflow="ellipsis"))
+        add_cells(table, *cells, one_line(counted_tokens(region.tokens, spelling)))
     return table
 
 
-def _examples(title: str, examples: Sequence[Example], read: Reading) -> RenderableType:
-    return titled(title, ExampleLines(examples, read))
+def _signed_regions(found: Regions, spelling: TokenText) -> Table:
+    table = plain_table(["region"], right=["above", "positive"])
+    table.add_column(Text("most frequent tokens"), ratio=1)
+    table.add_column(Text("negative"), justify="right", no_wrap=True)
+    table.add_column(Text("most frequent tokens"), ratio=1)
+    for region in found.regions:
+        cells: list[str | Text] = [region.name, number(region.low)]
+        for side, style in ((region.positive, POSITIVE), (region.negative, NEGATIVE)):
+            cells += [Text(count(side.firing_count), style), one_line(counted_tokens(side.tokens, spelling))]
+        add_cells(table, *cells)
+    return table
 
 
-def _tokens(overview: Overview, spelling: TokenSpelling) -> Iterator[RenderableType]:
-    inputs, outputs = overview.input_tokens, overview.output_tokens
+def _positions(found: list[PositionRange]) -> Text:
+    def place(part: PositionRange) -> str:
+        return f"{part.first}" if part.first == part.last else f"{part.first}–{part.last}"
 
-    def pair(kind: str, on_input: list[TokenScore], on_output: list[TokenScore]) -> RenderableType:
-        return SideBySide(
-            _token_list(f"Input tokens, {kind}", on_input, "input", spelling),
-            _token_list(f"Output tokens, {kind}", on_output, "output", spelling),
+    # Lines break between ranges only.
+    parts = (f"{place(part)}: {percent(part.density)}".replace(" ", "\N{NO-BREAK SPACE}") for part in found)
+    return Text("Density by position in the row  ", "bold cyan").append("   ".join(parts), "not bold default")
+
+
+def _top(overview: Overview, read: Reading, spelling: TokenText) -> Iterator[RenderableType]:
+    strongest = overview.strongest_tokens
+    if not strongest.n_examples:
+        return
+    yield titled(
+        f"Examples with the largest |{overview.ranking_kind}|, at most two per token",
+        ExampleLines(overview.top_examples, read),
+    )
+    yield Text(f"All {strongest.n_examples} largest: {visible(counted_tokens(strongest.tokens, spelling))}", "dim")
+    yield Text()
+    if overview.opposite_examples:
+        yield titled(
+            "The strongest of the opposite sign, out of all stored uniform examples",
+            ExampleLines(overview.opposite_examples, read),
         )
+        yield Text()
 
+
+def _tokens(overview: Overview, spelling: TokenText) -> Iterator[RenderableType]:
+    inputs, outputs = overview.input_tokens, overview.output_tokens
+    yield SideBySide(
+        _token_list("Input tokens, most frequent", inputs.by_recall.top, "input", spelling),
+        _token_list("Output tokens, largest mass", outputs.by_recall.top, "output", spelling),
+    )
     yield Text()
-    yield pair("most frequent", inputs.by_recall.top, outputs.by_recall.top)
-    yield Text()
-    yield pair(f"largest PMI (from {count(inputs.by_pmi.min_count)} up)", inputs.by_pmi.top, outputs.by_pmi.top)
+    largest = "largest PMI (from {} up)"
+    if overview.silent_tokens:
+        left = titled("Input tokens, most often without a firing", silent_table(overview.silent_tokens, spelling))
+    else:
+        title = f"Input tokens, {largest.format(count(inputs.by_pmi.min_count))}"
+        left = _token_list(title, inputs.by_pmi.top, "input", spelling)
+    title = f"Output tokens, {largest.format(count(outputs.by_pmi.min_count))}"
+    yield SideBySide(left, _token_list(title, outputs.by_pmi.top, "output", spelling))
     dropped = percent((outputs.dropped_mass or 0.0) / overview.component.firing_count)
     yield Text(f"{dropped} of the output probability lies on tokens below {overview.p_min:g} each, in no list", "dim")
 
 
-def _token_list(title: str, scores: list[TokenScore], side: Side, spelling: TokenSpelling) -> RenderableType:
+def _token_list(title: str, scores: list[TokenScore], side: Side, spelling: TokenText) -> RenderableType:
     return titled(title, token_table(scores, side, spelling, brief=True) if scores else Text("none"))
 
 
-def _cofiring(cofiring: CoFiring) -> Iterator[RenderableType]:
-    yield Text()
+def _cofiring(cofiring: CoFiring, spelling: TokenText) -> Iterator[RenderableType]:
     if not cofiring.n_partners:
         yield Text("No other component ever fired with it.")
         return
-    by_pmi = correlation_table(cofiring.by_pmi, _BY_PMI)
-    by_jaccard = correlation_table(cofiring.by_jaccard, _BY_JACCARD)
+    by_pmi = partner_table(cofiring.by_pmi, _BY_PMI, spelling)
+    by_jaccard = partner_table(cofiring.by_jaccard, _BY_JACCARD, spelling)
     yield SideBySide(
         titled(f"Fires together with (of {cofiring.n_partners:,}), by PMI", by_pmi),
         titled("Fires together with, by Jaccard", by_jaccard),
+        least_right=72,
     )
     yield Text()
     if cofiring.weakest_by_pmi:
-        weakest = correlation_table(cofiring.weakest_by_pmi[:_WEAKEST], _BY_PMI)
-        yield titled("Fires least with, for what chance would give", weakest)
-        yield Text()
+        yield Text.assemble(
+            ("Fires least with  ", "bold cyan"), *_least(cofiring.weakest_by_pmi[:_WEAKEST]), ("\n", "")
+        )
+
+
+def _least(weakest: list[CorrelatedComponent]) -> Iterator[str]:
+    """Each with how often it fired together, and how often chance would have it."""
+    for number_, other in enumerate(weakest):
+        separator = ", " if number_ else ""
+        both = f"{count(other.count)} of {count(round(other.expected, 1))} expected"
+        yield f"{separator}{visible(str(other.key))} ({both})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -12,10 +13,15 @@ from rich.text import Text
 
 from spd_tools.render.numbers import count, logarithm, number, percent
 from spd_tools.render.safe import visible, visible_token
-from spd_tools.render.tokens import TokenSpelling
+from spd_tools.store.tokentext import TokenText
+
+if TYPE_CHECKING:
+    from spd_tools.analysis.overview import Partner, SilentToken
+    from spd_tools.analysis.regions import TokenCount
 from spd_tools.store.records import CorrelatedComponent, Side, TokenScore
 
 _BRIEF_TOKEN_WIDTH = 16
+_PARTNER_TOKENS_WIDTH = 20
 _GAP = 4
 
 
@@ -42,7 +48,7 @@ def titled(title: str, body: RenderableType, caption: str = "") -> RenderableTyp
     return Group(*parts)
 
 
-def token_table(scores: Sequence[TokenScore], side: Side, spelling: TokenSpelling, *, brief: bool = False) -> Table:
+def token_table(scores: Sequence[TokenScore], side: Side, spelling: TokenText, *, brief: bool = False) -> Table:
     """Tokens with M (firings or mass), M over all positions, recall, precision, lift and PMI; brief: fewer of them."""
     counted = "firings" if side == "input" else "mass"
     names = (counted, "recall", "precision", "PMI") if brief else (counted, "of", "recall", "precision", "lift", "PMI")
@@ -57,8 +63,28 @@ def token_table(scores: Sequence[TokenScore], side: Side, spelling: TokenSpellin
             "lift": number(score.lift),
             "PMI": logarithm(score.pmi),
         }
-        add_cells(table, visible_token(spelling(score.token_id)), *(cells[name] for name in names))
+        add_cells(table, visible_token(spelling.shown(score.token_id)), *(cells[name] for name in names))
     return table
+
+
+def silent_table(tokens: Sequence[SilentToken], spelling: TokenText) -> Table:
+    """Tokens by how often they occurred without a firing."""
+    table = plain_table(["token"], right=["silent", "of", "share"])
+    table.columns[0].width = _BRIEF_TOKEN_WIDTH
+    for token in tokens:
+        text = visible_token(spelling.shown(token.token_id))
+        add_cells(table, text, count(token.count), count(token.total), percent(token.share))
+    return table
+
+
+def one_line(text: str) -> Text:
+    """Text that is cut rather than wrapped."""
+    return Text(visible(text), no_wrap=True, overflow="ellipsis")
+
+
+def counted_tokens(tokens: Iterable[TokenCount], spelling: TokenText) -> str:
+    """Tokens with their counts, on one line."""
+    return "  ".join(f"{visible_token(spelling.shown(token.token_id))} {token.count:,}" for token in tokens)
 
 
 PAIR_COLUMNS = ("fires", "both", "expected", "precision", "recall", "Jaccard", "PMI")
@@ -68,17 +94,33 @@ def correlation_table(correlated: Iterable[CorrelatedComponent], columns: Sequen
     """Components that fire together with one; ``columns``: any of PAIR_COLUMNS."""
     table = plain_table(["component"], right=columns)
     for other in correlated:
-        cells = {
-            "fires": count(other.firing_count),
-            "both": count(other.count),
-            "expected": count(round(other.expected, 1)),
-            "precision": percent(other.precision),
-            "recall": percent(other.recall),
-            "Jaccard": f"{other.jaccard:.3f}",
-            "PMI": logarithm(other.pmi),
-        }
+        cells = _pair_cells(other)
         add_cells(table, str(other.key), *(cells[name] for name in columns))
     return table
+
+
+def partner_table(partners: Iterable[Partner], columns: Sequence[str], spelling: TokenText) -> Table:
+    """The same, with the tokens that each of them fires on most."""
+    table = plain_table(["component"], right=columns)
+    # A column that may wrap is the one that gives way; its cells still stay on one line.
+    table.add_column(Text("fires most on"), max_width=_PARTNER_TOKENS_WIDTH)
+    for partner in partners:
+        cells = _pair_cells(partner)
+        tokens = "  ".join(visible_token(spelling.shown(token.token_id)) for token in partner.tokens)
+        add_cells(table, str(partner.key), *(cells[name] for name in columns), one_line(tokens))
+    return table
+
+
+def _pair_cells(other: CorrelatedComponent) -> dict[str, str]:
+    return {
+        "fires": count(other.firing_count),
+        "both": count(other.count),
+        "expected": count(round(other.expected, 1)),
+        "precision": percent(other.precision),
+        "recall": percent(other.recall),
+        "Jaccard": f"{other.jaccard:.3f}",
+        "PMI": logarithm(other.pmi),
+    }
 
 
 class SideBySide:

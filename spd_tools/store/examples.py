@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -25,13 +26,13 @@ class StoredExamples:
     """kind -> (activations of all windows, NaN where null; [n + 1] offsets)."""
 
     @classmethod
-    def read(cls, rows: ArrowRows, component: int, column: str, limit: int, kinds: list[str]) -> StoredExamples:
-        """Slice one component's list of structs."""
+    def read(cls, rows: ArrowRows, component: int, column: str, limit: int | None, kinds: list[str]) -> StoredExamples:
+        """Slice one component's list of structs; all of it without a limit."""
         batch, at = rows.locate(component)
         lists = batch.column(column)
         assert isinstance(lists, pa.ListArray)
         begin, end = lists.offsets[at].as_py(), lists.offsets[at + 1].as_py()
-        examples = lists.values.slice(begin, min(limit, end - begin))
+        examples = lists.values.slice(begin, end - begin if limit is None else min(limit, end - begin))
         assert isinstance(examples, pa.StructArray)
 
         def numbers(name: str) -> NDArray[Any]:
@@ -39,6 +40,25 @@ class StoredExamples:
 
         windows = {kind: _windows(examples.field(kind)) for kind in kinds}
         return cls(numbers("row"), numbers("position"), numbers("start"), windows)
+
+    def of_many_tokens(self, tokens: NDArray[Any], max_per_token: int, limit: int) -> StoredExamples:
+        """The first ``limit`` examples of which no more than ``max_per_token`` fire on the same token."""
+        seen: Counter[int] = Counter()
+        kept: list[int] = []
+        for number, token in enumerate(tokens[self.row, self.position].tolist()):
+            seen[token] += 1
+            if seen[token] <= max_per_token:
+                kept.append(number)
+        return self._take(kept[:limit])
+
+    def _take(self, numbers: list[int]) -> StoredExamples:
+        def taken(values: NDArray[np.float32], offsets: NDArray[np.int32]) -> tuple[NDArray[Any], NDArray[Any]]:
+            parts = [values[offsets[number] : offsets[number + 1]] for number in numbers]
+            ends = np.cumsum([0, *map(len, parts)], dtype=np.int32)
+            return np.concatenate([*parts, values[:0]]), ends
+
+        windows = {kind: taken(*window) for kind, window in self.windows.items()}
+        return StoredExamples(self.row[numbers], self.position[numbers], self.start[numbers], windows)
 
 
 def _windows(column: pa.Array) -> tuple[NDArray[np.float32], NDArray[np.int32]]:

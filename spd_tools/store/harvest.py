@@ -124,16 +124,17 @@ class Harvest:
     @property
     def tokenizer(self) -> Tokenizer | None:
         """The tokenizer stored with the harvest, read on first use; None where there is none."""
-        return self._token_text.tokenizer if self._token_text else None
+        return self.token_texts.tokenizer
 
     def token_text(self, token_id: int) -> str | None:
         """A token's text with its leading space; None without a tokenizer or for an id that it does not know."""
-        return self._token_text(token_id) if self._token_text else None
+        return self.token_texts(token_id)
 
     @cached_property
-    def _token_text(self) -> TokenText | None:
+    def token_texts(self) -> TokenText:
+        """Text of tokens, alone and in a row."""
         if "tokenizer.json" not in self.manifest.files:
-            return None
+            return TokenText(None)
         from tokenizers import Tokenizer
 
         path = self.folder / "tokenizer.json"
@@ -141,6 +142,17 @@ class Harvest:
             return TokenText(Tokenizer.from_file(str(path)))
         except Exception as error:  # tokenizers raises bare Exception
             raise unreadable(path, first_line(error)) from None
+
+    @cached_property
+    def logged_positions(self) -> NDArray[np.int64]:
+        """[seq] logged tokens that count (neither padding nor excluded) at each position of a row, read-only."""
+        lengths = self.row_lengths[self.logged_rows]
+        counts = np.cumsum(np.bincount(lengths, minlength=self.seq_len + 1)[::-1])[::-1][1:].astype(np.int64)
+        if self.excluded is not None:
+            inside = np.arange(self.seq_len) < lengths[:, None]
+            counts -= (self.excluded[self.logged_rows] & inside).sum(0)
+        counts.setflags(write=False)
+        return counts
 
     # --- components ---------------------------------------------------------------------------------------------
 
@@ -203,11 +215,25 @@ class Harvest:
     # --- one component's evidence -------------------------------------------------------------------------------
 
     def examples(
-        self, key: str | ComponentKey, kind: ExampleKind = "uniform", limit: int = 20, context: int = 20
+        self,
+        key: str | ComponentKey,
+        kind: ExampleKind = "uniform",
+        limit: int = 20,
+        context: int = 20,
+        *,
+        max_per_token: int | None = None,
     ) -> list[Example]:
         """Firings with ``context`` tokens to each side, cut at the ends of the row.
 
         "uniform": a uniform sample of all firings (any prefix is one); "top": by descending |ranking activation|.
+
+        Args:
+            key: the component.
+            kind: which of the two.
+            limit: longest list.
+            context: tokens to each side.
+            max_per_token: no more examples than this on one firing token, the first of them; a component of the first
+                layer otherwise shows one token over and over.
 
         Raises:
             SpdToolsError: for an unknown component or kind, or a negative limit or context.
@@ -216,9 +242,25 @@ class Harvest:
         chosen(kind, EXAMPLE_KINDS, "kind of examples")
         at_least(limit, 0, "The limit of a list")
         at_least(context, 0, "The context")
-        stored = StoredExamples.read(self._examples, flat, kind, limit, self.kinds)
+        if max_per_token is None:
+            stored = StoredExamples.read(self._examples, flat, kind, limit, self.kinds)
+        else:
+            at_least(max_per_token, 1, "The number of examples per token")
+            stored = StoredExamples.read(self._examples, flat, kind, None, self.kinds)
+            stored = stored.of_many_tokens(self._tokens, max_per_token, limit)
         context, log = min(context, self.seq_len), self.activations(key)
         return widen(stored, context, self.tokens(), self.row_lengths, self.row_ids, log, self.token_text)
+
+    def example_tokens(self, key: str | ComponentKey, kind: ExampleKind = "uniform") -> NDArray[Any]:
+        """[n] token ids that all stored examples of a kind fire on, in their order.
+
+        Raises:
+            SpdToolsError: for an unknown component or kind.
+        """
+        flat = self.keys.flat(key)
+        chosen(kind, EXAMPLE_KINDS, "kind of examples")
+        stored = StoredExamples.read(self._examples, flat, kind, None, self.kinds)
+        return self._tokens[stored.row, stored.position]
 
     def activations(self, key: str | ComponentKey) -> Activations:
         """All firings of a component in the logged rows: views of the mapped file, nothing is copied."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,12 @@ from spd_tools.files import TEMPORARY_MARK
 from spd_tools.settings import Settings
 from spd_tools.store.folders import remove_folder
 from spd_tools.store.manifest import MANIFEST, read_manifest
-from spd_tools.store.schema import Manifest
+from spd_tools.store.schema import DecompositionInfo, Manifest
+from spd_tools.suggest import did_you_mean
+
+HOW_TO_HARVEST = "make one with `spd-tools harvest RUN --n-batches N --batch-size B`"
+PLAN = "plan.json"
+"""What an unfinished harvest is going to be."""
 
 State = Literal["finished", "unfinished", "unreadable"]
 
@@ -50,7 +56,7 @@ def find_run(settings: Settings, name: str | None) -> str:
     root = settings.harvests_dir
     known = [run.name for run in _folders(root)]
     if not known:
-        raise SpdToolsError(f"There is no harvest in {root}; make one with `spd-tools harvest RUN --n-batches N`.")
+        raise SpdToolsError(f"There is no harvest in {root}; {HOW_TO_HARVEST}.")
     if name is None:
         if len(known) > 1:
             raise SpdToolsError(f"There are several runs ({', '.join(known)}); choose one with --run.")
@@ -59,7 +65,7 @@ def find_run(settings: Settings, name: str | None) -> str:
         return name
     named = sorted({run.name for run in _folders(root) for folder in _folders(run) if _goes_by(folder, name)})
     if not named:
-        raise SpdToolsError(f"No run {name!r} has been harvested; there are {', '.join(known)}.")
+        raise SpdToolsError(f"No run {name!r} has been harvested; {did_you_mean(name, known, 'harvested runs')}")
     if len(named) > 1:
         raise SpdToolsError(f"{name!r} was harvested as several runs; name one of {', '.join(named)}.")
     return named[0]
@@ -79,6 +85,28 @@ def harvests_of(settings: Settings, run: str, harvest_id: str | None = None) -> 
         asked = "a harvest" if harvest_id is None else f"harvest {harvest_id!r}"
         raise SpdToolsError(f"Run {run_id} does not have {asked}; its harvests: {others}.")
     return chosen
+
+
+def unfinished_harvest(settings: Settings, run: str, harvest_id: str | None = None) -> Path:
+    """Folder of the run's only unfinished harvest, or of the one with that id.
+
+    Args:
+        settings: where to look.
+        run: run id or reference.
+        harvest_id: chooses among several.
+
+    Raises:
+        SpdToolsError: when there is none or more than one (naming them).
+    """
+    unfinished = [harvest for harvest in harvests_of(settings, run) if harvest.state == "unfinished"]
+    found = [harvest for harvest in unfinished if harvest_id in (None, harvest.harvest_id)]
+    names = ", ".join(harvest.harvest_id for harvest in unfinished) or "none"
+    if not found:
+        which = "harvest" if harvest_id is None else f"harvest {harvest_id!r} (unfinished ones: {names})"
+        raise SpdToolsError(f"{run} has no unfinished {which}; `spd-tools runs` lists what there is.")
+    if len(found) > 1:
+        raise SpdToolsError(f"{run} has {len(found)} unfinished harvests: {names}; choose one with --harvest.")
+    return found[0].folder
 
 
 def remove_harvests(harvests: list[StoredHarvest], settings: Settings) -> None:
@@ -128,11 +156,21 @@ def _files(folder: Path) -> Iterator[tuple[int, float]]:
 
 
 def _goes_by(folder: Path, name: str) -> bool:
-    if not (folder / MANIFEST).is_file():
-        return False
-    try:
-        reference = read_manifest(folder).decomposition.reference
-    except SpdToolsError:  # a damaged harvest must not hide the others
-        return False
+    reference = _reference(folder)
     path = Path(name).expanduser()
-    return reference == name or (path.exists() and str(path.resolve()) == reference)
+    return reference is not None and (reference == name or (path.exists() and str(path.resolve()) == reference))
+
+
+def _reference(folder: Path) -> str | None:
+    """What a harvest was made from; None when its manifest (unfinished: its plan) is missing or damaged."""
+    # A damaged harvest must not hide the others.
+    if (folder / MANIFEST).is_file():
+        try:
+            return read_manifest(folder).decomposition.reference
+        except SpdToolsError:
+            return None
+    try:
+        plan = json.loads((folder / PLAN).read_bytes())
+        return DecompositionInfo.model_validate(plan["decomposition"]).reference
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -9,6 +9,7 @@ from spd_tools.files import TEMPORARY_MARK
 from spd_tools.settings import Settings
 from spd_tools.store.columns import unreadable
 from spd_tools.store.harvest import Harvest
+from spd_tools.store.inventory import HOW_TO_HARVEST
 from spd_tools.store.manifest import MANIFEST
 
 __all__ = ["Harvest", "open_harvest"]
@@ -25,9 +26,7 @@ def open_harvest(run_id: str, harvest_id: str | None = None) -> Harvest:
     runs = _folders(root)
     if run_id not in runs:
         known = f"harvested runs: {', '.join(runs)}" if runs else "nothing has been harvested yet"
-        raise SpdToolsError(
-            f"No run {run_id!r} has been harvested ({known}); make one with `spd-tools harvest RUN --n-batches N`."
-        )
+        raise SpdToolsError(f"No run {run_id!r} has been harvested ({known}); {HOW_TO_HARVEST}.")
     harvests = _folders(root / run_id)
     finished = [name for name in harvests if (root / run_id / name / MANIFEST).is_file()]
     if harvest_id is None:

@@ -131,7 +131,7 @@ def components_schema(kinds: list[str]) -> pa.Schema:
 
     ``sum/<kind>``: sum over all harvested tokens; ``firing_sum/<kind>``: over firings; ``abs_firing_sum/<kind>``: of
     absolute values over firings. ``effective_max``: 99.5th percentile of the absolute ranking activation at logged
-    firings, null when none was logged. Histogram of the ranking activation at firings: see harvest.histogram.
+    firings, null when none was logged. Histogram of the ranking activation at firings: see store.histogram.
     """
     fields: list[Any] = [("index", pa.int32()), ("layer", pa.string()), ("firing_count", pa.int64())]
     for kind in kinds:
@@ -171,7 +171,7 @@ TOKEN_STATS_SCHEMA = pa.schema(
         ("output_mass", _list(pa.float64())),
     ]
 )
-"""Ascending token ids, entries above zero only. ``output_mass`` is a multiple of 2**-33 (see harvest.flush)."""
+"""Ascending token ids, entries above zero only. ``output_mass`` is a multiple of 2**-33 (see harvest.firings)."""
 
 VOCABULARY_SCHEMA = pa.schema([("input_count", pa.int64()), ("output_mass", pa.float64())])
 """Totals over all harvested tokens, fired or not."""

@@ -1,37 +1,129 @@
-"""Single tokens as text that people can read: with the space they begin with, and never as a lone replacement mark."""
+"""Token ids -> the text they stand for, whatever kind of tokenizer wrote them: one spelling for JSON and terminals."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-_SPACE_PIECE = "▁"
-"""SentencePiece's mark for a space; decoding a single token drops it."""
+_METASPACE = "▁"
+_CONTINUATION = "##"
+_SPACE_DROPPING = {"Whitespace", "WhitespaceSplit", "BertPreTokenizer", "WordPiece"}
+"""Pre-tokenizers and decoders whose tokens are words without the space before them."""
+
+
+@lru_cache(maxsize=1)
+def _bytes_of_characters() -> dict[str, int]:
+    """The byte alphabet of GPT-2's tokenizer: printable Latin-1 stands for itself, other bytes for 256, 257, ..."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+def _types(step: dict[str, Any] | None) -> set[str]:
+    """Types of a pre-tokenizer or decoder and of everything nested in it."""
+    if not step:
+        return set()
+    inner = step.get("decoders") or step.get("pretokenizers") or []
+    return {step["type"]}.union(*map(_types, inner))
 
 
 class TokenText:
-    """Token id -> text, each decoded once."""
+    """Text of tokens, as it came: not yet safe for a terminal.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    Byte-level tokens (GPT-2's alphabet, or ``<0x0A>`` of SentencePiece) are turned back into bytes; bytes that are no
+    whole character appear as \\xNN. SentencePiece's ▁ is a space. Many threads may ask at once.
+    """
+
+    def __init__(self, tokenizer: Tokenizer | None) -> None:
         self.tokenizer = tokenizer
+        self.unknown: str | None = None
+        """Spelling of the token that stands for whatever the vocabulary lacks; None where there is none."""
+        self._byte_level = self._metaspace = self._words = False
+        self._added: set[int] = set()
         self._texts: dict[int, str | None] = {}
+        if tokenizer is None:
+            return
+        document = json.loads(tokenizer.to_str())
+        model = document["model"]
+        self.unknown = model.get("unk_token")
+        if self.unknown is None and model.get("unk_id") is not None:
+            self.unknown = tokenizer.id_to_token(model["unk_id"])
+        steps = _types(document.get("decoder")) | _types(document.get("pre_tokenizer"))
+        self._byte_level = "ByteLevel" in steps
+        self._metaspace = not self._byte_level and bool(steps & {"Metaspace", "ByteFallback"})
+        self._words = not self._byte_level and not self._metaspace and bool(steps & _SPACE_DROPPING)
+        self._added = {token["id"] for token in document.get("added_tokens", [])}
 
     def __call__(self, token_id: int) -> str | None:
-        """Text of a token; None for an id that the tokenizer does not know."""
+        """Text of one token alone; None without a tokenizer and for an id that it does not know."""
         if token_id not in self._texts:
-            self._texts[token_id] = self._decode(token_id)
+            data = self._bytes(token_id)
+            self._texts[token_id] = None if data is None else data.decode(errors="backslashreplace")
         return self._texts[token_id]
 
-    def _decode(self, token_id: int) -> str | None:
-        piece = self.tokenizer.id_to_token(token_id)
-        if piece is None:
+    def shown(self, token_id: int) -> str:
+        """The same for people: the id in angle brackets where there is no text."""
+        text = self(token_id)
+        return f"<{token_id}>" if text is None else text
+
+    def running(self, token_ids: Sequence[int], focus: int) -> list[str]:
+        """Texts of neighbouring tokens that read well one after the other, one per token.
+
+        A character whose bytes are spread over several tokens appears whole at the last of them, except that the
+        token at ``focus`` always shows what it holds itself. Tokenizers whose tokens carry no spaces get one before
+        each word.
+        """
+        texts: list[str] = []
+        pending = b""
+        for at, token_id in enumerate(token_ids):
+            data = self._bytes(token_id)
+            if at in (focus, focus + 1) and pending:
+                texts[-1] += pending.decode(errors="backslashreplace")
+                pending = b""
+            pending += f"<{token_id}>".encode() if data is None else data
+            whole = _whole_characters(pending)
+            if at == focus or len(pending) - whole > 3:
+                whole = len(pending)
+            texts.append(pending[:whole].decode(errors="backslashreplace"))
+            pending = pending[whole:]
+        if pending:
+            texts[-1] += pending.decode(errors="backslashreplace")
+        return [_joined(text) for text in texts] if self._words else texts
+
+    def _bytes(self, token_id: int) -> bytes | None:
+        token = None if self.tokenizer is None else self.tokenizer.id_to_token(token_id)
+        if token is None:
             return None
-        text = self.tokenizer.decode([token_id], skip_special_tokens=False)
-        if not text or "\ufffd" in text:
-            # A part of a character, or nothing but spaces: the vocabulary's own spelling says more.
-            return piece.replace(_SPACE_PIECE, " ")
-        if piece.startswith(_SPACE_PIECE) and not text.startswith(" "):
-            return " " + text
-        return text
+        if token_id in self._added:
+            return token.encode(errors="backslashreplace")
+        if self._byte_level:
+            alphabet = _bytes_of_characters()
+            if all(char in alphabet for char in token):
+                return bytes(alphabet[char] for char in token)
+        if self._metaspace:
+            if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+                return bytes.fromhex(token[3:5])
+            token = token.replace(_METASPACE, " ")
+        return token.encode(errors="backslashreplace")
+
+
+def _joined(text: str) -> str:
+    """A word with the space that its tokenizer dropped, or the rest of a word."""
+    return text.removeprefix(_CONTINUATION) if text.startswith(_CONTINUATION) else " " + text
+
+
+def _whole_characters(data: bytes) -> int:
+    """Length of the data without an unfinished UTF-8 sequence at its end."""
+    for back in range(1, min(4, len(data) + 1)):
+        lead = data[-back]
+        if lead >= 0xC0:
+            needed = 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
+            return len(data) - back if needed > back else len(data)
+        if lead < 0x80:
+            break
+    return len(data)

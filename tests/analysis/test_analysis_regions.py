@@ -51,7 +51,12 @@ def test_counts_equal_brute_force(stored, component):
         inside = [at for at, name in enumerate(names) if name == region.name]
         assert region.firing_count == len(inside)
         assert region.share == len(inside) / len(logged)
-        assert region.negative_count == sum(values[at] < 0 for at in inside)
+        for side, of_sign in (
+            (region.positive, [at for at in inside if not values[at] < 0]),
+            (region.negative, [at for at in inside if values[at] < 0]),
+        ):
+            assert side.firing_count == len(of_sign)
+            assert {token.token_id: token.count for token in side.tokens} == Counter(tokens[at] for at in of_sign)
         assert {token.token_id: token.count for token in region.tokens} == Counter(tokens[at] for at in inside)
         assert region.n_distinct_tokens == len(region.tokens)
     assert sum(region.firing_count for region in found.regions) == len(logged)
@@ -62,6 +67,15 @@ def test_tokens_are_ordered_by_count_then_id(stored):
         order = [(-token.count, token.token_id) for token in region.tokens]
         assert order == sorted(order)
         assert len(order) <= 4
+
+
+def test_activations_of_one_sign_have_no_other_side(tmp_path):
+    given = random_input(0)
+    given.activations[KINDS[1]] = np.abs(given.activations[KINDS[1]])
+    write_reference_store(tmp_path / "h", given)
+    for region in regions(Harvest.open(tmp_path / "h"), "h.1.mlp.c_fc:3").regions:
+        assert (region.negative.firing_count, region.negative.tokens) == (0, [])
+        assert (region.positive.firing_count, region.positive.tokens) == (region.firing_count, region.tokens)
 
 
 def test_ranges_are_those_of_the_magnitude(stored):

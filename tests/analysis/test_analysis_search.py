@@ -88,7 +88,8 @@ def test_token_by_text(stored):
         ({"token": ""}, "'' is not one token but none at all"),
         ({"token": 11}, "There is no token 11; the vocabulary has ids 0 to 10"),
         ({"token": -1}, "There is no token -1"),
-        ({"layer": "h.7.*"}, "No layer is called 'h.7.*'; the layers are h.0.attn.q_proj"),
+        ({"layer": "x*"}, "No layer is called 'x*'; the layers are h.0.attn.q_proj, h.0.mlp.c_fc, h.1.mlp.c_fc."),
+        ({"layer": "h.0.mlp.cfc"}, "No layer is called 'h.0.mlp.cfc'; did you mean h.0.mlp.c_fc or h.1.mlp.c_fc?"),
         ({"order": "pmi"}, "can be ordered by pmi only when a token is asked for"),
         ({"order": "name"}, "'name' is no order of components"),
         ({"side": "up"}, "'up' is no side"),
@@ -117,6 +118,28 @@ def test_spelling_of_the_vocabulary_is_a_token_too(tmp_path):
     write_reference_store(tmp_path / "h", random_input(0), tokenizer_json=tokenizer.to_str())
     harvest = Harvest.open(tmp_path / "h")
     assert (resolve_token(harvest, " a"), resolve_token(harvest, "a"), resolve_token(harvest, "Ġa")) == (1, 2, 1)
+
+
+@pytest.mark.parametrize("unknown", ["<unk>", None])
+def test_a_word_that_the_vocabulary_lacks_is_not_its_unknown_token(tmp_path, unknown):
+    model = models.WordLevel({"<unk>": 0, "cat": 1}, **({"unk_token": unknown} if unknown else {}))
+    write_reference_store(tmp_path / "h", random_input(0), tokenizer_json=Tokenizer(model).to_str())
+    harvest = Harvest.open(tmp_path / "h")
+    assert resolve_token(harvest, "cat") == 1
+    assert resolve_token(harvest, "<unk>") == 0
+    with pytest.raises(SpdToolsError, match="'dog' is not in the vocabulary of this harvest's tokenizer"):
+        resolve_token(harvest, "dog")
+
+
+def test_a_text_of_which_the_tokenizer_drops_a_part_is_not_the_rest(tmp_path):
+    tokenizer = Tokenizer(models.BPE({"a": 0, "b": 1}, []))
+    write_reference_store(tmp_path / "h", random_input(0), tokenizer_json=tokenizer.to_str())
+    with pytest.raises(SpdToolsError, match="'aé' is not in the vocabulary"):
+        resolve_token(Harvest.open(tmp_path / "h"), "aé")
+
+
+def test_spaces_around_a_word_do_not_matter_where_tokens_carry_none(stored):
+    assert resolve_token(stored.harvest, " w4") == 4
 
 
 def test_a_token_of_a_larger_tokenizer_is_outside_the_vocabulary(stored, tmp_path):

@@ -143,7 +143,13 @@ def test_bad_input_is_one_sentence_and_exit_code_1(harvest, run, argv, words, js
     assert len(err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("token", ["ab", "z", ""])
+def test_a_text_outside_the_vocabulary_is_one_sentence(lettered, run):
+    code, out, err = run("search", "--token", "z")
+    assert (code, out, len(err.splitlines())) == (1, "", 1)
+    assert "'z' is not in the vocabulary" in err
+
+
+@pytest.mark.parametrize("token", ["ab", ""])
 def test_a_text_that_is_not_one_token_is_one_sentence(lettered, run, token):
     code, out, err = run("search", "--token", token)
     assert (code, out, len(err.splitlines())) == (1, "", 1)

@@ -4,36 +4,36 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from spd_tools.render.examples import ExampleLines, Reading
-from spd_tools.render.tokens import TokenSpelling
 from spd_tools.store.records import Example
+from spd_tools.store.tokentext import TokenText
 
 READING = Reading(
     gating_kind="causal_importance",
     ranking_kind="component_activation",
     threshold=0.0,
     effective_max=2.0,
-    spelling=TokenSpelling(None),
+    spelling=TokenText(None),
 )
 
 
-class Spelling(TokenSpelling):
+class Texts(TokenText):
     """Token ids index a list of texts."""
 
     def __init__(self, texts):
         super().__init__(None)
-        self._texts = texts
+        self._listed = texts
 
     def running(self, token_ids, focus):
-        return [self._texts[token] for token in token_ids]
+        return [self._listed[token] for token in token_ids]
 
 
-def example(texts, firing, importance=None, activation=None):
+def example(texts, firing, importance=None, activation=None, start=3):
     n = len(texts)
     return Example(
         row=0,
         row_id=0,
-        position=firing,
-        start=0,
+        position=start + firing,
+        start=start,
         firing_index=firing,
         token_ids=list(range(n)),
         token_texts=[None] * n,
@@ -44,8 +44,8 @@ def example(texts, firing, importance=None, activation=None):
     )
 
 
-def rendered(texts, firing, width=60, colour=False, **activations) -> list[str]:
-    reading = Reading(**{**READING.__dict__, "spelling": Spelling(texts)})
+def rendered(texts, firing, width=120, colour=False, **activations) -> list[str]:
+    reading = Reading(**{**READING.__dict__, "spelling": Texts(texts)})
     console = Console(
         file=io.StringIO(), width=width, color_system="truecolor" if colour else None, force_terminal=colour
     )
@@ -91,15 +91,54 @@ def test_the_sign_has_its_own_colour():
     assert other_red < other_blue
 
 
+def test_the_colours_of_the_signs_are_named_where_both_can_be_seen():
+    assert "blue below" in rendered(["x"], 0, activation=[-1.0], colour=True)[0]
+    assert "blue" not in rendered(["x"], 0, activation=[1.0], colour=True)[0]
+    assert "blue" not in rendered(["x"], 0, activation=[-1.0])[0]
+
+
 def test_a_token_without_stored_activations_is_plain():
     line = rendered(["a", "b"], 0, importance=[1.0, None], activation=[1.0, None])[1]
     assert line.endswith("«a»b")
 
 
+def lines_of(*windows, width=60) -> list[str]:
+    """Examples of one list, without their header: (texts, firing) each."""
+    numbered, examples = [], []
+    for texts, firing in windows:
+        ids = range(len(numbered), len(numbered) + len(texts))
+        examples.append(example(texts, firing).model_copy(update={"token_ids": list(ids)}))
+        numbered += texts
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(ExampleLines(examples, Reading(**{**READING.__dict__, "spelling": Texts(numbered)})))
+    return console.file.getvalue().splitlines()[1:]
+
+
 def test_firing_tokens_of_all_examples_stand_in_one_column():
-    short = rendered(["a", "b", "c"], 1)[1]
-    long = rendered(["word"] * 40 + ["b", "c"], 40)[1]
+    short, long = lines_of((["a", "b", "c"], 1), (["word"] * 40 + ["b", "c"], 40))
     assert short.index("«") == long.index("«")
+
+
+def test_no_columns_are_left_empty_before_the_longest_context():
+    first, second = lines_of((["ab", "x"], 1), (["a", "x"], 1))
+    assert first.endswith("  ab«x»")
+    assert second.endswith("   a«x»")
+
+
+def test_the_context_before_the_firing_token_leaves_room_for_the_one_after_it():
+    [line] = lines_of((["left"] * 40 + ["x"] + [" right"] * 40, 40))
+    assert len(line) == 60
+    assert "left«x» right right" in line
+
+
+def test_the_start_of_a_row_is_marked():
+    assert rendered(["a", "b"], 1, start=0)[1].endswith("│a«b»")
+    assert rendered(["a", "b"], 1, start=5)[1].endswith("  a«b»")
+
+
+def test_neighbours_that_all_fire_share_their_marks():
+    line = rendered(["a", "b", "x", "c", "d", "e"], 2, importance=[1.0, 1.0, 1.0, 1.0, 0.0, 1.0])[1]
+    assert line.endswith("‹ab›«x»‹c›d‹e›")
 
 
 def test_lines_are_no_wider_than_there_is_room():
@@ -117,3 +156,8 @@ def test_a_firing_token_wider_than_the_room_is_cut():
 def test_hostile_tokens_are_made_visible_and_are_no_markup():
     line = rendered(["[red]", "\x1b[31m", "\n"], 1)[1]
     assert line.endswith("[red]«␛[31m»⏎")
+
+
+def test_long_numbers_do_not_touch():
+    line = rendered(["x"], 0, importance=[3.25e-4], activation=[-0.044])[1]
+    assert line.split()[:2] == ["-0.0440", "3.25e-04"]

@@ -1,3 +1,4 @@
+import json
 import os
 
 import pytest
@@ -5,7 +6,7 @@ from reference_store import random_input, write_reference_store
 
 from spd_tools.errors import SpdToolsError
 from spd_tools.settings import Settings
-from spd_tools.store.inventory import find_run, harvests_of, remove_harvests, stored_harvests
+from spd_tools.store.inventory import find_run, harvests_of, remove_harvests, stored_harvests, unfinished_harvest
 
 
 def settings() -> Settings:
@@ -19,9 +20,13 @@ def add(run_id="run-a", harvest_id="h1", changed=1000):
     return folder
 
 
-def add_unfinished(run_id="run-a", harvest_id="u1"):
+def add_unfinished(run_id="run-a", harvest_id="u1", reference=None):
     folder = settings().harvest(run_id, harvest_id)
     (folder / "shards").mkdir(parents=True)
+    if reference is not None:
+        described = {"run_id": run_id, "reference": reference, "fingerprint": "f", "layers": [], "vocab_size": 1}
+        kinds = {"gating_kind": "activation", "ranking_kind": "activation", "kinds": ["activation"]}
+        (folder / "plan.json").write_text(json.dumps({"decomposition": described | kinds}))
     (folder / "shards" / "state").write_bytes(bytes(100))
     return folder
 
@@ -71,7 +76,7 @@ def test_no_harvest_at_all():
 
 def test_an_unknown_run_names_the_known():
     add()
-    with pytest.raises(SpdToolsError, match="'nope' has been harvested; there are run-a"):
+    with pytest.raises(SpdToolsError, match=r"'nope' has been harvested; the harvested runs are run-a\."):
         find_run(settings(), "nope")
 
 
@@ -88,6 +93,50 @@ def test_a_reference_of_two_runs_is_refused():
     rename_reference(add("run-b"), "wandb:e/p/r")
     with pytest.raises(SpdToolsError, match="several runs; name one of run-a, run-b"):
         find_run(settings(), "wandb:e/p/r")
+
+
+def test_a_mistyped_run_is_guessed():
+    add("run-a")
+    with pytest.raises(SpdToolsError, match=r"did you mean run-a\?"):
+        find_run(settings(), "run_a")
+
+
+def test_an_unfinished_run_goes_by_its_reference_too(tmp_path):
+    add("other")
+    add_unfinished(reference=str(tmp_path))
+    assert find_run(settings(), str(tmp_path)) == "run-a"
+    assert [harvest.harvest_id for harvest in harvests_of(settings(), str(tmp_path))] == ["u1"]
+
+
+@pytest.mark.parametrize("plan", ["{", "[]", '{"decomposition": {"reference": "wandb:e/p/r"}}'])
+def test_a_damaged_plan_does_not_hide_the_others(plan):
+    (add_unfinished("run-b") / "plan.json").write_text(plan)
+    rename_reference(add(), "wandb:e/p/r")
+    assert find_run(settings(), "wandb:e/p/r") == "run-a"
+
+
+def test_the_only_unfinished_harvest_needs_no_id():
+    add()
+    folder = add_unfinished(reference="wandb:e/p/r")
+    assert unfinished_harvest(settings(), "run-a") == folder
+    assert unfinished_harvest(settings(), "wandb:e/p/r") == folder
+
+
+def test_one_of_several_unfinished_harvests_must_be_named():
+    add_unfinished(harvest_id="u1")
+    folder = add_unfinished(harvest_id="u2")
+    with pytest.raises(SpdToolsError, match=r"run-a has 2 unfinished harvests: .*; choose one with --harvest"):
+        unfinished_harvest(settings(), "run-a")
+    assert unfinished_harvest(settings(), "run-a", "u2") == folder
+
+
+def test_a_finished_harvest_is_no_unfinished_one():
+    add(harvest_id="h1")
+    with pytest.raises(SpdToolsError, match="run-a has no unfinished harvest; "):
+        unfinished_harvest(settings(), "run-a")
+    add_unfinished(harvest_id="u1")
+    with pytest.raises(SpdToolsError, match=r"no unfinished harvest 'h1' \(unfinished ones: u1\)"):
+        unfinished_harvest(settings(), "run-a", "h1")
 
 
 def rename_reference(folder, reference):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -78,6 +79,8 @@ class SpdDecomposition(Decomposition):
         self._keys = KeySpace(self.layers)
         for module in self._modules():
             module.requires_grad_(False).eval()
+        self._observing = threading.local()
+        self._observe_modules()
 
     def _modules(self) -> list[nn.Module]:
         return [self.target.module, *self._components.values(), self._ci_function]
@@ -279,13 +282,15 @@ class SpdDecomposition(Decomposition):
             checked.setdefault(key.layer, {})[key.index] = value
         return checked
 
-    @contextmanager
-    def _observed(self, tokens: Tensor) -> Iterator[dict[str, Tensor]]:
-        """Within the block, the dict takes in what every decomposed module reads."""
-        inputs: dict[str, Tensor] = {}
+    def _observe_modules(self) -> None:
+        """Hook the decomposed modules once; what they read goes to the forward pass of the same thread, if it asked."""
 
         def hook_of(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
             def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                asked: tuple[Tensor, dict[str, Tensor]] | None = getattr(self._observing, "now", None)
+                if asked is None:
+                    return
+                tokens, inputs = asked
                 if name in inputs:
                     raise SpdToolsError(
                         f"The target runs module {name} more than once per forward pass, which cannot be read yet."
@@ -294,15 +299,18 @@ class SpdDecomposition(Decomposition):
 
             return hook
 
-        handles = [
+        for name, layer in self._components.items():
             layer.module.register_forward_pre_hook(hook_of(name), with_kwargs=True)
-            for name, layer in self._components.items()
-        ]
+
+    @contextmanager
+    def _observed(self, tokens: Tensor) -> Iterator[dict[str, Tensor]]:
+        """Within the block, the dict takes in what every decomposed module reads in this thread."""
+        inputs: dict[str, Tensor] = {}
+        self._observing.now = (tokens, inputs)
         try:
             yield inputs
         finally:
-            for handle in handles:
-                handle.remove()
+            self._observing.now = None
 
     def _complete(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """What every layer read, in layer order."""

@@ -1,0 +1,64 @@
+# `make demo` and `make test` set up what they need. Another Python: make demo PYTHON=python3.12
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Without an NVIDIA driver there is no use for a torch that brings CUDA along.
+CONSTRAINTS := $(if $(shell command -v nvidia-smi 2>/dev/null),,-c constraints-cpu.txt)
+RUNTIME := $(VENV)/.runtime-installed
+DEV := $(VENV)/.dev-installed
+
+# Two targets would otherwise install into one environment at the same time.
+.NOTPARALLEL:
+.PHONY: demo test check format type bench bench-large-vocab bench-scale bench-read clean
+
+demo: $(RUNTIME)
+	$(BIN)/spd-tools demo
+
+# Whole files go to a process: the tests of one share what is costly to set up.
+test: $(DEV)
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+check: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+format: $(DEV)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+type: $(DEV)
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+bench: $(DEV)
+	$(BIN)/python -m benchmarks.bench_harvest
+
+bench-large-vocab: $(DEV)
+	$(BIN)/python -m benchmarks.bench_harvest --vocab 50304
+
+bench-scale: $(DEV)
+	$(BIN)/python -m benchmarks.bench_scale
+
+bench-read: $(DEV)
+	$(BIN)/python -m benchmarks.bench_read
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find spd_tools mcp_server benchmarks tests -name __pycache__ -prune -exec rm -rf {} +
+
+# The virtual environment; made again where a moved or removed Python left a dead one.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "spd-tools needs Python 3.11 or newer, which '$(PYTHON)' is not; install one, or name it: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "'$(PYTHON)' has no venv module; install it (Debian and Ubuntu: apt install python3-venv), then run make again." >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+
+$(RUNTIME): $(BIN)/python pyproject.toml constraints-cpu.txt
+	$(PIP_INSTALL) $(CONSTRAINTS) -e .
+	@touch $@
+
+$(DEV): $(BIN)/python pyproject.toml constraints-cpu.txt
+	$(PIP_INSTALL) $(CONSTRAINTS) -e '.[dev]'
+	@touch $@ $(RUNTIME)
