@@ -37,7 +37,7 @@ BATCH = 32
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--vocab", type=int, default=4096)
-    parser.add_argument("--batches", type=int, default=32)
+    parser.add_argument("--batches", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     scratch = Path(tempfile.mkdtemp())

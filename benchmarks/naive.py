@@ -1,5 +1,7 @@
-"""Forward pass and causal importances of the benchmark's model, written straight from the formulas. Frozen: this is what
-`harvest_over_naive` is measured against, so it does not get faster (or slower) with the product."""
+"""Forward pass and causal importances of the benchmark's model, written straight from the formulas.
+
+Frozen: this is what `harvest_over_naive` is measured against, so it gets neither faster nor slower with the product.
+"""
 
 from __future__ import annotations
 

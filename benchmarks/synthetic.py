@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,7 +107,7 @@ class SyntheticFirings:
 def _blocks(component: NDArray[np.int64], position: NDArray[np.int64], n_rows: int) -> Iterator[FiringBlock]:
     per_layer = C // N_LAYERS
     bounds = np.searchsorted(component, np.arange(0, C + 1, per_layer))
-    for layer, (a, b) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for layer, (a, b) in enumerate(pairwise(bounds)):
         local = component[a:b] - layer * per_layer
         values = ((position[a:b] * 2654435761 + component[a:b] * 40503) % 65536).astype(np.float32) / 65536
         positions = position[a:b].astype(np.int32)

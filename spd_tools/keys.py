@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from spd_tools.errors import SpdToolsError
+from spd_tools.suggest import did_you_mean
 
 
 class ComponentKey(NamedTuple):
@@ -57,7 +58,7 @@ class KeySpace:
     def start(self, layer: str) -> int:
         """Flat index of the layer's first component."""
         if layer not in self.layers:
-            raise SpdToolsError(f"There is no layer {layer!r}; the layers are {', '.join(self._names)}.")
+            raise SpdToolsError(f"There is no layer {layer!r}; {did_you_mean(layer, self._names, 'layers')}")
         return self._starts[self._names.index(layer)]
 
     def span(self, layer: str) -> slice:

@@ -1,8 +1,8 @@
 """Sums of floats without rounding, hence independent of order and sharding.
 
 A Kulisch accumulator (Kulisch 2002): a wide fixed-point number in units of 2**-149, the smallest float32, held as
-32-bit limbs in int64. Every float32 enters exactly; of a float64 what lies below 2**-149 is cut off. It is rounded once,
-at the end.
+32-bit limbs in int64. Every float32 enters exactly; of a float64 what lies below 2**-149 is cut off. It is rounded
+once, at the end.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LIMB = (1 << 32) - 1
 
 
 @njit(nogil=True, cache=True, inline="always")
-def add_exactly(limbs, value):  # noqa: ANN001, ANN201
+def add_exactly(limbs: NDArray[Any], value: float) -> None:
     """limbs += value (finite, |value| < 2**200). At most 2**30 additions between two calls of ``carry``."""
     bits = np.float64(value).view(np.int64)
     exponent = (bits >> 52) & 0x7FF
@@ -42,7 +42,7 @@ def add_exactly(limbs, value):  # noqa: ANN001, ANN201
 
 
 @njit(nogil=True, cache=True)
-def carry(limbs):  # noqa: ANN001, ANN201
+def carry(limbs: NDArray[Any]) -> None:
     """Bring all limbs but the last of [n, N_LIMBS] accumulators below 2**32 in place."""
     for i in range(limbs.shape[0]):
         for at in range(N_LIMBS - 1):

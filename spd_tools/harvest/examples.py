@@ -11,7 +11,7 @@ import math
 import mmap
 import threading
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numba import njit
@@ -40,13 +40,13 @@ _S32 = np.uint64(32)
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _above(key_a, tag_a, key_b, tag_b):  # noqa: ANN001, ANN202
+def _above(key_a: int, tag_a: int, key_b: int, tag_b: int) -> bool:
     rank_a, rank_b = tag_a >> _S32, tag_b >> _S32
     return rank_a > rank_b or (rank_a == rank_b and key_a > key_b)
 
 
 @njit(nogil=True, cache=True)
-def _sink(heap, key, tag):  # noqa: ANN001, ANN202
+def _sink(heap: NDArray[Any], key: int, tag: int) -> None:
     """Put an entry in the root's stead."""
     at, size = 0, len(heap)
     while True:
@@ -63,7 +63,7 @@ def _sink(heap, key, tag):  # noqa: ANN001, ANN202
 
 
 @njit(nogil=True, cache=True)
-def _rise(heap, at, key, tag):  # noqa: ANN001, ANN202
+def _rise(heap: NDArray[Any], at: int, key: int, tag: int) -> None:
     """Put an entry into the free place at the end."""
     while at > 0:
         parent = (at - 1) // 2
@@ -75,7 +75,7 @@ def _rise(heap, at, key, tag):  # noqa: ANN001, ANN202
 
 
 @njit(nogil=True, cache=True)
-def _offer(heap, size, rank, key):  # noqa: ANN001, ANN202
+def _offer(heap: NDArray[Any], size: int, rank: int, key: int) -> tuple[int, int]:
     """Put an entry into a component's heap if it belongs there: (new size, its place, or -1 when it does not)."""
     k = len(heap)
     tag = np.uint64(rank) << _S32
@@ -90,7 +90,7 @@ def _offer(heap, size, rank, key):  # noqa: ANN001, ANN202
 
 
 @njit(nogil=True, cache=True)
-def _update(seed, by_size, start, indptr, positions, ranking, row_ids, seq, state, wanted, freed):  # noqa: ANN001, ANN202
+def _update(seed: int, by_size: bool, start: int, indptr: NDArray[Any], positions: NDArray[Any], ranking: NDArray[Any], row_ids: NDArray[Any], seq: int, state: tuple[NDArray[Any], ...], wanted: NDArray[Any], freed: NDArray[Any]) -> tuple[int, int]:
     """Offer a block's firings. Fills ``wanted`` (component in the block, place) and ``freed`` (slots)."""
     heaps, sizes, rows, places, slots = state
     k = heaps.shape[1]
@@ -131,7 +131,7 @@ def _update(seed, by_size, start, indptr, positions, ranking, row_ids, seq, stat
 
 
 @njit(nogil=True, cache=True)
-def _assign(wanted, slots, new_slots, block_positions, component, firing, position):  # noqa: ANN001, ANN202
+def _assign(wanted: NDArray[Any], slots: NDArray[Any], new_slots: NDArray[Any], block_positions: NDArray[Any], component: NDArray[Any], firing: NDArray[Any], position: NDArray[Any]) -> None:
     for i in range(len(wanted)):
         c, place = wanted[i]
         f = WANTED - slots[c, place]
@@ -282,7 +282,7 @@ class ExampleSketch:
 
 
 @njit(nogil=True, cache=True)
-def _restore(heaps, sizes, component, rank, key):  # noqa: ANN001, ANN202
+def _restore(heaps: NDArray[Any], sizes: NDArray[Any], component: NDArray[Any], rank: int, key: int) -> None:
     for i in range(len(component)):
         c = component[i]
         sizes[c], _ = _offer(heaps[c], sizes[c], rank[i], key[i])

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -52,7 +54,7 @@ class LayerActivations:
 
 
 @njit(nogil=True, cache=True)
-def _scan(matrix, column, n, threshold, included, out_component, out_position, counts):  # noqa: ANN001, ANN202
+def _scan(matrix: NDArray[Any], column: int, n: int, threshold: float, included: NDArray[Any], out_component: NDArray[Any], out_position: NDArray[Any], counts: NDArray[Any]) -> int:
     """Collect (component, position) of every entry above the threshold (or NaN); returns how many were collected.
 
     Once the outputs have no room for another row, entries are only counted.
@@ -87,7 +89,7 @@ def _scan(matrix, column, n, threshold, included, out_component, out_position, c
 
 
 @njit(nogil=True, cache=True)
-def _scatter(matrix, column, low, high, components, positions, cursor, out_position, out_value):  # noqa: ANN001, ANN202
+def _scatter(matrix: NDArray[Any], column: int, low: float, high: float, components: NDArray[Any], positions: NDArray[Any], cursor: NDArray[Any], out_position: NDArray[Any], out_value: NDArray[Any]) -> bool:
     """Group what ``_scan`` found by component; returns whether a value is NaN or infinite."""
     broken = False
     for i in range(len(components)):
@@ -102,7 +104,7 @@ def _scatter(matrix, column, low, high, components, positions, cursor, out_posit
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
-def dot(a, b):  # noqa: ANN001, ANN201
+def dot(a: NDArray[Any], b: NDArray[Any]) -> float:
     """Dot product in an order that the compiler fixes: equal inputs give equal bits, whatever the batch."""
     total = np.float32(0)
     for i in range(len(a)):
@@ -111,21 +113,21 @@ def dot(a, b):  # noqa: ANN001, ANN201
 
 
 @njit(nogil=True, cache=True)
-def _project(inputs, weights, indptr, positions, out):  # noqa: ANN001, ANN202
+def _project(inputs: NDArray[Any], weights: NDArray[Any], indptr: NDArray[Any], positions: NDArray[Any], out: NDArray[Any]) -> None:
     for c in range(len(indptr) - 1):
         for f in range(indptr[c], indptr[c + 1]):
             out[f] = dot(inputs[positions[f]], weights[c])
 
 
 @njit(nogil=True, cache=True)
-def _pick(matrix, column, low, high, indptr, positions, out):  # noqa: ANN001, ANN202
+def _pick(matrix: NDArray[Any], column: int, low: float, high: float, indptr: NDArray[Any], positions: NDArray[Any], out: NDArray[Any]) -> None:
     for c in range(len(indptr) - 1):
         for f in range(indptr[c], indptr[c + 1]):
             out[f] = min(max(matrix[positions[f], column + c], low), high)
 
 
 @njit(nogil=True, cache=True)
-def _column_totals(matrix, column, low, high, included, out):  # noqa: ANN001, ANN202
+def _column_totals(matrix: NDArray[Any], column: int, low: float, high: float, included: NDArray[Any], out: NDArray[Any]) -> None:
     seq = included.shape[1]
     n = out.shape[1]
     for r in range(included.shape[0]):
@@ -136,7 +138,7 @@ def _column_totals(matrix, column, low, high, included, out):  # noqa: ANN001, A
 
 
 @njit(nogil=True, cache=True)
-def _fill_columns(matrix, column, low, high, included, width, out, slots, local, positions):  # noqa: ANN001, ANN202
+def _fill_columns(matrix: NDArray[Any], column: int, low: float, high: float, included: NDArray[Any], width: int, out: NDArray[Any], slots: NDArray[Any], local: NDArray[Any], positions: NDArray[Any]) -> None:
     seq = included.shape[1]
     for i in range(len(slots)):
         r, s = divmod(positions[i], seq)
@@ -149,7 +151,7 @@ def _fill_columns(matrix, column, low, high, included, width, out, slots, local,
 
 
 @njit(nogil=True, cache=True)
-def _fill_projection(inputs, weights, included, width, out, slots, local, positions):  # noqa: ANN001, ANN202
+def _fill_projection(inputs: NDArray[Any], weights: NDArray[Any], included: NDArray[Any], width: int, out: NDArray[Any], slots: NDArray[Any], local: NDArray[Any], positions: NDArray[Any]) -> None:
     seq = included.shape[1]
     for i in range(len(slots)):
         r, s = divmod(positions[i], seq)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 _BLOCK = 16
 
 
 @njit(nogil=True, cache=True)
-def add_rows(starts, columns, values, row, lengths, out_columns, out_values):  # noqa: ANN001, ANN201
+def add_rows(starts: NDArray[Any], columns: NDArray[Any], values: NDArray[Any], row: NDArray[Any], lengths: NDArray[Any], out_columns: NDArray[Any], out_values: NDArray[Any]) -> int:
     """Add the sparse rows of several segments.
 
     Args:
@@ -56,7 +59,7 @@ def add_rows(starts, columns, values, row, lengths, out_columns, out_values):  #
 
 
 @njit(nogil=True, cache=True)
-def mirror(indptr, partner, count, cursor, c0, c1, offsets, lower, out_partner, out_count):  # noqa: ANN001, ANN201
+def mirror(indptr: NDArray[Any], partner: NDArray[Any], count: NDArray[Any], cursor: NDArray[Any], c0: int, c1: int, offsets: NDArray[Any], lower: NDArray[Any], out_partner: NDArray[Any], out_count: NDArray[Any]) -> None:
     """Full rows c0..c1-1 of a symmetric matrix from its upper triangle.
 
     Args:
@@ -86,7 +89,7 @@ def mirror(indptr, partner, count, cursor, c0, c1, offsets, lower, out_partner, 
 
 
 @njit(nogil=True, cache=True)
-def unsorted_rows(indptr, values, flags):  # noqa: ANN001, ANN201
+def unsorted_rows(indptr: NDArray[Any], values: NDArray[Any], flags: NDArray[Any]) -> None:
     """flags[c]: values[indptr[c]:indptr[c + 1]] does not ascend."""
     for c in range(len(indptr) - 1):
         for f in range(indptr[c] + 1, indptr[c + 1]):
@@ -96,7 +99,7 @@ def unsorted_rows(indptr, values, flags):  # noqa: ANN001, ANN201
 
 
 @njit(nogil=True, cache=True)
-def interleave(starts, source, out, indptr):  # noqa: ANN001, ANN201
+def interleave(starts: NDArray[Any], source: NDArray[Any], out: NDArray[Any], indptr: NDArray[Any]) -> None:
     """Lay the segments' rows of each component behind each other: [segments, n + 1] -> by component."""
     n_segments, n = starts.shape[0], starts.shape[1] - 1
     at = 0

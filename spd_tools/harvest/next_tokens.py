@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numba import njit
@@ -19,7 +21,7 @@ _SLACK = 1e-3  # candidates are taken generously by their logit; the probability
 
 
 @njit(nogil=True, cache=True)
-def _select(logits, log_total, included, p_min, counts, packed):  # noqa: ANN001, ANN202
+def _select(logits: NDArray[Any], log_total: NDArray[Any], included: NDArray[Any], p_min: float, counts: NDArray[Any], packed: NDArray[Any]) -> tuple[int, bool]:
     """Entries with probability >= p_min. Returns (number found, found a NaN or infinity)."""
     found = 0
     vocab = logits.shape[1]

@@ -24,12 +24,13 @@ from spd_tools.harvest.rows import Batch, HarvestRows
 from spd_tools.harvest.state import latest_attempt, shard_folder
 from spd_tools.harvest.worker import work
 from spd_tools.settings import Settings
+from spd_tools.store.inventory import unfinished_harvest
 from spd_tools.store.schema import DataInfo, HarvestConfig
 from spd_tools.tokens import DataConfig, Packing, TokenDataset, cached_rows, prepare_tokens
 
 logger = logging.getLogger(__name__)
 
-PLANTED_ROWS = 4096
+PLANTED_ROWS = 2048
 """Rows of the planted decomposition's corpus."""
 
 
@@ -127,7 +128,7 @@ def merge_harvest(
         SpdToolsError: when there is none or more than one (naming them), or when ranks are missing or disagree.
     """
     begin = time.monotonic()
-    plan = HarvestPlan.load(_unfinished(run, harvest_id))
+    plan = HarvestPlan.load(unfinished_harvest(Settings.from_environment(), run, harvest_id))
     dataset = TokenDataset.open(Settings.from_environment().token_cache(plan.data.fingerprint))
     rows = HarvestRows(dataset, plan.config.seed, plan.config.n_batches, plan.config.batch_size)
     with step_printer("Merging", enabled=progress) as on_step:
@@ -167,16 +168,22 @@ def _dataset(decomposition: Decomposition, request: HarvestRequest) -> TokenData
         seq_len = request.seq_len or decomposition.max_seq_len
         _check_seq_len(decomposition, seq_len)
         return cached_rows(
-            f"planted-{decomposition.fingerprint[:16]}-{seq_len}-{PLANTED_ROWS}",
+            _planted_fingerprint(decomposition, seq_len, request.exclude_tokens),
             seq_len,
             decomposition.vocab_size,
             lambda: decomposition.corpus(PLANTED_ROWS, seq_len),
             decomposition.reference,
             decomposition.tokenizer,
+            request.exclude_tokens,
         )
     data = _data_config(decomposition, request)
     _check_seq_len(decomposition, data.seq_len)
     return prepare_tokens(data, vocab_size=decomposition.vocab_size)
+
+
+def _planted_fingerprint(decomposition: Decomposition, seq_len: int, exclude_tokens: tuple[int, ...]) -> str:
+    parts = ["planted", decomposition.fingerprint[:16], seq_len, PLANTED_ROWS, *sorted(set(exclude_tokens))]
+    return "-".join(map(str, parts))[:100]
 
 
 def _check_seq_len(decomposition: Decomposition, seq_len: int) -> None:
@@ -278,25 +285,6 @@ def _refuse_partial(plan: HarvestPlan, rank: int, resume: bool) -> None:
             f"Rank {rank} of harvest {plan.harvest_id} was begun earlier; go on with --resume, or remove it with "
             f"`spd-tools runs remove {plan.decomposition.run_id} --harvest {plan.harvest_id}`."
         )
-
-
-def _unfinished(run: str, harvest_id: str | None) -> Path:
-    settings = Settings.from_environment()
-    run_id = run
-    found = [path.parent for path in sorted((settings.harvests_dir / run_id).glob("*/plan.json"))]
-    if not found:
-        plans = sorted(settings.harvests_dir.glob("*/*/plan.json"))
-        found = [path.parent for path in plans if HarvestPlan.load(path.parent).decomposition.reference == run]
-    found = [folder for folder in found if not (folder / "manifest.json").exists()]
-    if harvest_id is not None:
-        found = [folder for folder in found if folder.name == harvest_id]
-    if not found:
-        which = f"harvest {harvest_id}" if harvest_id else "harvest"
-        raise SpdToolsError(f"{run} has no unfinished {which} to merge; `spd-tools runs` lists what there is.")
-    if len(found) > 1:
-        names = ", ".join(folder.name for folder in found)
-        raise SpdToolsError(f"{run} has {len(found)} unfinished harvests: {names}; choose one with --harvest.")
-    return found[0]
 
 
 def _n_tokens(plan: HarvestPlan) -> int:

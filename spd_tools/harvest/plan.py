@@ -76,8 +76,13 @@ def make_plan(decomposition: Decomposition, data: DataInfo, config: HarvestConfi
     """
     if config.n_batches * config.batch_size * config.seq_len > _MAX_TOKENS:
         raise SpdToolsError("One harvest counts at most 2^30 tokens; lower --n-batches.")
-    if config.threshold < 0 and decomposition.gating_kind == "causal_importance":
-        raise SpdToolsError("Causal importances are never negative: --threshold must be 0 or more.")
+    if not 0 <= config.threshold < 1 and decomposition.gating_kind == "causal_importance":
+        raise SpdToolsError(
+            "Causal importances are never negative nor above 1: "
+            f"--threshold is from 0 to below 1, not {config.threshold}."
+        )
+    if config.log_share < 0 or min(config.n_uniform, config.n_top, config.window) < 0:
+        raise SpdToolsError("The numbers of examples, their --window and --log-tokens cannot be negative.")
     if not 0 < config.p_min <= 1:
         raise SpdToolsError(f"--p-min is a probability above 0 and at most 1, not {config.p_min}.")
     return HarvestPlan(

@@ -1,4 +1,4 @@
-"""Streaming writers for the store's files. What they write depends on the content only, not on how it was handed over."""
+"""Streaming writers for the store's files: what they write depends on the content, not on how it is handed over."""
 
 from __future__ import annotations
 

@@ -61,6 +61,7 @@ def cached_rows(
     rows: Callable[[], Iterable[Sequence[int] | np.ndarray]],
     source: str,
     tokenizer: Tokenizer | None,
+    exclude_tokens: tuple[int, ...] = (),
 ) -> TokenDataset:
     """The token file of rows that a program makes: found, or made now.
 
@@ -71,6 +72,7 @@ def cached_rows(
         rows: called only when there is no such token file; gives rows of 1 to seq_len token ids.
         source: name for people.
         tokenizer: copied into the token file.
+        exclude_tokens: positions with these ids count nowhere.
 
     Raises:
         SpdToolsError: for a row that is too long or empty, an id outside the vocabulary, a full disk.
@@ -80,7 +82,13 @@ def cached_rows(
         return given_rows(rows(), seq_len)
 
     return build_token_file(
-        fingerprint, blocks, source=source, seq_len=seq_len, vocab_size=vocab_size, tokenizer=tokenizer
+        fingerprint,
+        blocks,
+        source=source,
+        seq_len=seq_len,
+        vocab_size=vocab_size,
+        tokenizer=tokenizer,
+        exclude_tokens=exclude_tokens,
     )
 
 

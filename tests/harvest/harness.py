@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from reference import Input, output_units
+
 from spd_tools.harvest.clock import StageClock
 from spd_tools.harvest.extract import Columns, LayerActivations, extract_block
 from spd_tools.harvest.firings import Firings, NextTokens

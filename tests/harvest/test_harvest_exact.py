@@ -87,10 +87,10 @@ def test_order_of_batches_changes_nothing(monkeypatch, tmp_path):
         plan.save()
         rows = rows_of(made_up, plan)
         in_order = rows.batch
-        monkeypatch.setattr(rows, "batch", lambda i, r=in_order, s=step: r(i if s == 1 else rows.n_batches - 1 - i))
-        work(plan, 0, rows, MadeUp(made_up, LAYERS), memory_bytes=1 << 30)
-        monkeypatch.undo()
-        monkeypatch.setenv("SPD_OUT_DIR", str(tmp_path / str(at)))
+        with monkeypatch.context() as patch:
+            last = rows.n_batches - 1
+            patch.setattr(rows, "batch", lambda i, r=in_order, s=step, n=last: r(i if s == 1 else n - i))
+            work(plan, 0, rows, MadeUp(made_up, LAYERS), memory_bytes=1 << 30)
         merge_shards(plan, rows, memory_bytes=1 << 30)
         stores.append(contents(plan.folder))
     assert stores[0] == stores[1]

@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from harvest.harness import contents
-from harvest.test_harvest_exact import assert_equals_reference, read_all
+from harvest.test_harvest_exact import read_all
 from reference import Input
+from reference_store import write_reference_store
 
 from spd_tools.decompositions.planted import load_planted
 from spd_tools.errors import SpdToolsError
@@ -57,8 +58,6 @@ def test_every_count_equals_brute_force(tmp_path):
     given = as_input(decomposition, rows, n_uniform=10, n_top=10)
     # Probabilities are compared elsewhere: two ways of rounding a softmax differ in the last bit.
     expected = tmp_path / "expected"
-    from reference_store import write_reference_store
-
     write_reference_store(expected, given, layers=list(decomposition.layers.items()))
     for name in ("examples", "correlations", "firings/log"):
         assert read_all(found.folder / f"{name}.arrow") == read_all(expected / f"{name}.arrow"), name
@@ -108,7 +107,7 @@ def test_an_identical_harvest_is_reported_not_redone():
 
 def test_excluded_tokens_count_nowhere():
     word = int(load_planted(1).corpus(1, 64)[0, 3])
-    found = harvested(exclude_tokens=(word,), data=None)
+    found = harvested(exclude_tokens=(word,))
     assert found.n_tokens == ROWS * 64 - int((np.asarray(found.tokens()) == word).sum())
     assert found.vocabulary("input")[word] == 0
 
@@ -142,11 +141,10 @@ def test_partial_state_needs_resume(monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("spd_tools.harvest.segment._write_log", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        run_harvest(REQUEST, progress=False)
-    monkeypatch.undo()
-    monkeypatch.setattr(pipeline, "PLANTED_ROWS", ROWS)
+    with monkeypatch.context() as patch:
+        patch.setattr("spd_tools.harvest.segment._write_log", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_harvest(REQUEST, progress=False)
     with pytest.raises(SpdToolsError, match="go on with --resume"):
         run_harvest(REQUEST, progress=False)
     assert run_harvest(REQUEST, resume=True, progress=False).state == "finished"

@@ -97,7 +97,7 @@ def test_killed_at_every_write_fsync_and_rename(undisturbed, tmp_path, monkeypat
         operation += 1
         monkeypatch.setenv("SPD_OUT_DIR", str(tmp_path / str(operation)))
         order = [0, 1] if operation % 2 else [1, 0]
-        pid = in_child(lambda o=order: killed_at(operation, lambda: harvest_everything(o)))
+        pid = in_child(lambda o=order, n=operation: killed_at(n, lambda: harvest_everything(o)))
         _, status = os.waitpid(pid, 0)
         if os.WIFEXITED(status):
             assert os.WEXITSTATUS(status) == 0
@@ -272,7 +272,7 @@ def test_a_disk_that_is_too_small_is_told_before_it_is_full(monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000})())
     plan = plan_of(MADE_UP, LAYERS, 2)
     plan.save()
-    with pytest.raises(SpdToolsError, match="may need .* GB"):
+    with pytest.raises(SpdToolsError, match=r"may need .* GB"):
         work(plan, 0, rows_of(MADE_UP, plan), MadeUp(MADE_UP, LAYERS), memory_bytes=1)
     assert not list(plan.folder.rglob("segment-*"))
 
