@@ -25,7 +25,19 @@ _MASS = np.uint64((1 << MASS_BITS) - 1)
 
 
 @njit(nogil=True, cache=True)
-def append_block(position: NDArray[Any], place: NDArray[Any], values: NDArray[Any], indptr: NDArray[Any], block_position: NDArray[Any], block_place: NDArray[Any], block_values: NDArray[Any], first_position: int, first_place: int, start: int, cursor: NDArray[Any]) -> None:
+def append_block(
+    position: NDArray[Any],
+    place: NDArray[Any],
+    values: NDArray[Any],
+    indptr: NDArray[Any],
+    block_position: NDArray[Any],
+    block_place: NDArray[Any],
+    block_values: NDArray[Any],
+    first_position: int,
+    first_place: int,
+    start: int,
+    cursor: NDArray[Any],
+) -> None:
     """Copy a block's firings behind those of earlier rows; advances ``cursor``."""
     n_kinds = values.shape[0]
     for c in range(len(indptr) - 1):
@@ -49,7 +61,14 @@ def count_positions(position: NDArray[Any], counts: NDArray[Any]) -> None:
 
 
 @njit(nogil=True, cache=True)
-def by_position(start: int, indptr: NDArray[Any], position: NDArray[Any], cursor: NDArray[Any], component_at: NDArray[Any], place: NDArray[Any]) -> None:
+def by_position(
+    start: int,
+    indptr: NDArray[Any],
+    position: NDArray[Any],
+    cursor: NDArray[Any],
+    component_at: NDArray[Any],
+    place: NDArray[Any],
+) -> None:
     """List each position's components; ``place`` is where each firing landed. Blocks come in ascending order."""
     for c in range(len(indptr) - 1):
         for f in range(indptr[c], indptr[c + 1]):
@@ -61,7 +80,15 @@ def by_position(start: int, indptr: NDArray[Any], position: NDArray[Any], cursor
 
 
 @njit(nogil=True, cache=True)
-def pair_work(indptr: NDArray[Any], position: NDArray[Any], place: NDArray[Any], position_end: NDArray[Any], work: NDArray[Any], c0: int, c1: int) -> None:
+def pair_work(
+    indptr: NDArray[Any],
+    position: NDArray[Any],
+    place: NDArray[Any],
+    position_end: NDArray[Any],
+    work: NDArray[Any],
+    c0: int,
+    c1: int,
+) -> None:
     """work[c]: how many pairs (c, j > c) fire together, with multiplicity."""
     for c in range(c0, c1):
         total = 0
@@ -95,7 +122,19 @@ def _collect(row: NDArray[Any], first: int, out_column: NDArray[Any], out_value:
 
 
 @njit(nogil=True, cache=True)
-def count_pairs(indptr: NDArray[Any], position: NDArray[Any], place: NDArray[Any], position_end: NDArray[Any], component_at: NDArray[Any], row: NDArray[Any], lengths: NDArray[Any], out_partner: NDArray[Any], out_count: NDArray[Any], c0: int, c1: int) -> int:
+def count_pairs(
+    indptr: NDArray[Any],
+    position: NDArray[Any],
+    place: NDArray[Any],
+    position_end: NDArray[Any],
+    component_at: NDArray[Any],
+    row: NDArray[Any],
+    lengths: NDArray[Any],
+    out_partner: NDArray[Any],
+    out_count: NDArray[Any],
+    c0: int,
+    c1: int,
+) -> int:
     """n_cj for j > c. ``row``: zeros[C]. Returns the number of entries written; ``lengths[c]`` gets those of c."""
     found = 0
     for c in range(c0, c1):
@@ -115,7 +154,17 @@ def count_pairs(indptr: NDArray[Any], position: NDArray[Any], place: NDArray[Any
 
 
 @njit(nogil=True, cache=True)
-def count_inputs(indptr: NDArray[Any], position: NDArray[Any], tokens: NDArray[Any], row: NDArray[Any], lengths: NDArray[Any], out_token: NDArray[Any], out_count: NDArray[Any], c0: int, c1: int) -> int:
+def count_inputs(
+    indptr: NDArray[Any],
+    position: NDArray[Any],
+    tokens: NDArray[Any],
+    row: NDArray[Any],
+    lengths: NDArray[Any],
+    out_token: NDArray[Any],
+    out_count: NDArray[Any],
+    c0: int,
+    c1: int,
+) -> int:
     """I_cv. ``row``: zeros[V]."""
     found = 0
     for c in range(c0, c1):
@@ -129,7 +178,18 @@ def count_inputs(indptr: NDArray[Any], position: NDArray[Any], tokens: NDArray[A
 
 
 @njit(nogil=True, cache=True)
-def count_outputs(indptr: NDArray[Any], position: NDArray[Any], q_indptr: NDArray[Any], q_packed: NDArray[Any], row: NDArray[Any], lengths: NDArray[Any], out_token: NDArray[Any], out_mass: NDArray[Any], c0: int, c1: int) -> int:
+def count_outputs(
+    indptr: NDArray[Any],
+    position: NDArray[Any],
+    q_indptr: NDArray[Any],
+    q_packed: NDArray[Any],
+    row: NDArray[Any],
+    lengths: NDArray[Any],
+    out_token: NDArray[Any],
+    out_mass: NDArray[Any],
+    c0: int,
+    c1: int,
+) -> int:
     """O_cv in mass units. ``row``: zeros[V]."""
     found = 0
     for c in range(c0, c1):
@@ -150,7 +210,16 @@ def count_outputs(indptr: NDArray[Any], position: NDArray[Any], q_indptr: NDArra
 
 
 @njit(nogil=True, cache=True)
-def count_histogram(indptr: NDArray[Any], ranking: NDArray[Any], row: NDArray[Any], lengths: NDArray[Any], out_bin: NDArray[Any], out_count: NDArray[Any], c0: int, c1: int) -> int:
+def count_histogram(
+    indptr: NDArray[Any],
+    ranking: NDArray[Any],
+    row: NDArray[Any],
+    lengths: NDArray[Any],
+    out_bin: NDArray[Any],
+    out_count: NDArray[Any],
+    c0: int,
+    c1: int,
+) -> int:
     """h_c over bins shifted by N_MAGNITUDES (so that they ascend from the most negative). ``row``: zeros[2 N]."""
     found = 0
     for c in range(c0, c1):
@@ -167,7 +236,16 @@ def count_histogram(indptr: NDArray[Any], ranking: NDArray[Any], row: NDArray[An
 
 
 @njit(nogil=True, cache=True)
-def sum_firings(indptr: NDArray[Any], position: NDArray[Any], values: NDArray[Any], dropped_at: NDArray[Any], sums: NDArray[Any], dropped: NDArray[Any], c0: int, c1: int) -> None:
+def sum_firings(
+    indptr: NDArray[Any],
+    position: NDArray[Any],
+    values: NDArray[Any],
+    dropped_at: NDArray[Any],
+    sums: NDArray[Any],
+    dropped: NDArray[Any],
+    c0: int,
+    c1: int,
+) -> None:
     """Add firings to the exact sums: [C, kinds, 2 (signed, absolute), limbs], and D_c in mass units."""
     for c in range(c0, c1):
         for kind in range(values.shape[0]):
@@ -189,7 +267,7 @@ def add_row_totals(totals: NDArray[Any], sums: NDArray[Any]) -> None:
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
-def _dot(a: NDArray[Any], b: NDArray[Any]) -> float:
+def _dot(a: NDArray[Any], b: NDArray[Any]) -> Any:
     total = 0.0
     for i in range(len(a)):
         total += a[i] * b[i]
@@ -222,7 +300,9 @@ def kept_mass(indptr: NDArray[Any], packed: NDArray[Any], out: NDArray[Any]) -> 
 
 
 @njit(nogil=True, cache=True)
-def count_logged(indptr: NDArray[Any], position: NDArray[Any], logged_at: NDArray[Any], lengths: NDArray[Any], c0: int, c1: int) -> None:
+def count_logged(
+    indptr: NDArray[Any], position: NDArray[Any], logged_at: NDArray[Any], lengths: NDArray[Any], c0: int, c1: int
+) -> None:
     """lengths[c] = number of firings of c at logged positions."""
     for c in range(c0, c1):
         total = 0
@@ -232,7 +312,16 @@ def count_logged(indptr: NDArray[Any], position: NDArray[Any], logged_at: NDArra
 
 
 @njit(nogil=True, cache=True)
-def copy_logged(indptr: NDArray[Any], position: NDArray[Any], values: NDArray[Any], logged_at: NDArray[Any], out_token: NDArray[Any], out_values: NDArray[Any], c0: int, c1: int) -> int:
+def copy_logged(
+    indptr: NDArray[Any],
+    position: NDArray[Any],
+    values: NDArray[Any],
+    logged_at: NDArray[Any],
+    out_token: NDArray[Any],
+    out_values: NDArray[Any],
+    c0: int,
+    c1: int,
+) -> int:
     """Firings of c0..c1-1 at logged positions; ``logged_at``: token number within the harvest, or -1."""
     at = 0
     for c in range(c0, c1):

@@ -20,7 +20,7 @@ _LIMB = (1 << 32) - 1
 
 
 @njit(nogil=True, cache=True, inline="always")
-def add_exactly(limbs: NDArray[Any], value: float) -> None:
+def add_exactly(limbs: NDArray[Any], value: Any) -> None:
     """limbs += value (finite, |value| < 2**200). At most 2**30 additions between two calls of ``carry``."""
     bits = np.float64(value).view(np.int64)
     exponent = (bits >> 52) & 0x7FF

@@ -35,18 +35,18 @@ _NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0)
 _LOW = np.uint64(0xFFFFFFFF)
 _S32 = np.uint64(32)
 
-# A component's heap is [k, 2] uint64: (key, rank << 32 | place), the largest (rank, key) at the root. What belongs to an
-# entry (row, position, slot) stays at its place: sifting moves 16 bytes, all in a few cache lines.
+# A component's heap is [k, 2] uint64: (key, rank << 32 | place), the largest (rank, key) at the root. What belongs to
+# an entry (row, position, slot) stays at its place: sifting moves 16 bytes, all in a few cache lines.
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _above(key_a: int, tag_a: int, key_b: int, tag_b: int) -> bool:
+def _above(key_a: Any, tag_a: Any, key_b: Any, tag_b: Any) -> Any:
     rank_a, rank_b = tag_a >> _S32, tag_b >> _S32
     return rank_a > rank_b or (rank_a == rank_b and key_a > key_b)
 
 
 @njit(nogil=True, cache=True)
-def _sink(heap: NDArray[Any], key: int, tag: int) -> None:
+def _sink(heap: NDArray[Any], key: np.uint64, tag: np.uint64) -> None:
     """Put an entry in the root's stead."""
     at, size = 0, len(heap)
     while True:
@@ -63,7 +63,7 @@ def _sink(heap: NDArray[Any], key: int, tag: int) -> None:
 
 
 @njit(nogil=True, cache=True)
-def _rise(heap: NDArray[Any], at: int, key: int, tag: int) -> None:
+def _rise(heap: NDArray[Any], at: int, key: np.uint64, tag: np.uint64) -> None:
     """Put an entry into the free place at the end."""
     while at > 0:
         parent = (at - 1) // 2
@@ -75,7 +75,7 @@ def _rise(heap: NDArray[Any], at: int, key: int, tag: int) -> None:
 
 
 @njit(nogil=True, cache=True)
-def _offer(heap: NDArray[Any], size: int, rank: int, key: int) -> tuple[int, int]:
+def _offer(heap: NDArray[Any], size: Any, rank: Any, key: Any) -> tuple[Any, Any]:
     """Put an entry into a component's heap if it belongs there: (new size, its place, or -1 when it does not)."""
     k = len(heap)
     tag = np.uint64(rank) << _S32
@@ -90,7 +90,19 @@ def _offer(heap: NDArray[Any], size: int, rank: int, key: int) -> tuple[int, int
 
 
 @njit(nogil=True, cache=True)
-def _update(seed: int, by_size: bool, start: int, indptr: NDArray[Any], positions: NDArray[Any], ranking: NDArray[Any], row_ids: NDArray[Any], seq: int, state: tuple[NDArray[Any], ...], wanted: NDArray[Any], freed: NDArray[Any]) -> tuple[int, int]:
+def _update(
+    seed: np.uint64,
+    by_size: bool,
+    start: int,
+    indptr: NDArray[Any],
+    positions: NDArray[Any],
+    ranking: NDArray[Any],
+    row_ids: NDArray[Any],
+    seq: int,
+    state: tuple[NDArray[Any], ...],
+    wanted: NDArray[Any],
+    freed: NDArray[Any],
+) -> tuple[Any, Any]:
     """Offer a block's firings. Fills ``wanted`` (component in the block, place) and ``freed`` (slots)."""
     heaps, sizes, rows, places, slots = state
     k = heaps.shape[1]
@@ -131,7 +143,15 @@ def _update(seed: int, by_size: bool, start: int, indptr: NDArray[Any], position
 
 
 @njit(nogil=True, cache=True)
-def _assign(wanted: NDArray[Any], slots: NDArray[Any], new_slots: NDArray[Any], block_positions: NDArray[Any], component: NDArray[Any], firing: NDArray[Any], position: NDArray[Any]) -> None:
+def _assign(
+    wanted: NDArray[Any],
+    slots: NDArray[Any],
+    new_slots: NDArray[Any],
+    block_positions: NDArray[Any],
+    component: NDArray[Any],
+    firing: NDArray[Any],
+    position: NDArray[Any],
+) -> None:
     for i in range(len(wanted)):
         c, place = wanted[i]
         f = WANTED - slots[c, place]
@@ -282,7 +302,9 @@ class ExampleSketch:
 
 
 @njit(nogil=True, cache=True)
-def _restore(heaps: NDArray[Any], sizes: NDArray[Any], component: NDArray[Any], rank: int, key: int) -> None:
+def _restore(
+    heaps: NDArray[Any], sizes: NDArray[Any], component: NDArray[Any], rank: NDArray[Any], key: NDArray[Any]
+) -> None:
     for i in range(len(component)):
         c = component[i]
         sizes[c], _ = _offer(heaps[c], sizes[c], rank[i], key[i])

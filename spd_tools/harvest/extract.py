@@ -7,7 +7,6 @@ linear in the layer's input (SPD), it is only computed where it is needed: at fi
 from __future__ import annotations
 
 from dataclasses import dataclass
-
 from typing import Any
 
 import numpy as np
@@ -54,7 +53,16 @@ class LayerActivations:
 
 
 @njit(nogil=True, cache=True)
-def _scan(matrix: NDArray[Any], column: int, n: int, threshold: float, included: NDArray[Any], out_component: NDArray[Any], out_position: NDArray[Any], counts: NDArray[Any]) -> int:
+def _scan(
+    matrix: NDArray[Any],
+    column: int,
+    n: int,
+    threshold: np.float32,
+    included: NDArray[Any],
+    out_component: NDArray[Any],
+    out_position: NDArray[Any],
+    counts: NDArray[Any],
+) -> int:
     """Collect (component, position) of every entry above the threshold (or NaN); returns how many were collected.
 
     Once the outputs have no room for another row, entries are only counted.
@@ -89,7 +97,17 @@ def _scan(matrix: NDArray[Any], column: int, n: int, threshold: float, included:
 
 
 @njit(nogil=True, cache=True)
-def _scatter(matrix: NDArray[Any], column: int, low: float, high: float, components: NDArray[Any], positions: NDArray[Any], cursor: NDArray[Any], out_position: NDArray[Any], out_value: NDArray[Any]) -> bool:
+def _scatter(
+    matrix: NDArray[Any],
+    column: int,
+    low: np.float32,
+    high: np.float32,
+    components: NDArray[Any],
+    positions: NDArray[Any],
+    cursor: NDArray[Any],
+    out_position: NDArray[Any],
+    out_value: NDArray[Any],
+) -> bool:
     """Group what ``_scan`` found by component; returns whether a value is NaN or infinite."""
     broken = False
     for i in range(len(components)):
@@ -104,7 +122,7 @@ def _scatter(matrix: NDArray[Any], column: int, low: float, high: float, compone
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
-def dot(a: NDArray[Any], b: NDArray[Any]) -> float:
+def dot(a: NDArray[Any], b: NDArray[Any]) -> np.float32:
     """Dot product in an order that the compiler fixes: equal inputs give equal bits, whatever the batch."""
     total = np.float32(0)
     for i in range(len(a)):
@@ -113,21 +131,33 @@ def dot(a: NDArray[Any], b: NDArray[Any]) -> float:
 
 
 @njit(nogil=True, cache=True)
-def _project(inputs: NDArray[Any], weights: NDArray[Any], indptr: NDArray[Any], positions: NDArray[Any], out: NDArray[Any]) -> None:
+def _project(
+    inputs: NDArray[Any], weights: NDArray[Any], indptr: NDArray[Any], positions: NDArray[Any], out: NDArray[Any]
+) -> None:
     for c in range(len(indptr) - 1):
         for f in range(indptr[c], indptr[c + 1]):
             out[f] = dot(inputs[positions[f]], weights[c])
 
 
 @njit(nogil=True, cache=True)
-def _pick(matrix: NDArray[Any], column: int, low: float, high: float, indptr: NDArray[Any], positions: NDArray[Any], out: NDArray[Any]) -> None:
+def _pick(
+    matrix: NDArray[Any],
+    column: int,
+    low: np.float32,
+    high: np.float32,
+    indptr: NDArray[Any],
+    positions: NDArray[Any],
+    out: NDArray[Any],
+) -> None:
     for c in range(len(indptr) - 1):
         for f in range(indptr[c], indptr[c + 1]):
             out[f] = min(max(matrix[positions[f], column + c], low), high)
 
 
 @njit(nogil=True, cache=True)
-def _column_totals(matrix: NDArray[Any], column: int, low: float, high: float, included: NDArray[Any], out: NDArray[Any]) -> None:
+def _column_totals(
+    matrix: NDArray[Any], column: int, low: np.float32, high: np.float32, included: NDArray[Any], out: NDArray[Any]
+) -> None:
     seq = included.shape[1]
     n = out.shape[1]
     for r in range(included.shape[0]):
@@ -138,7 +168,18 @@ def _column_totals(matrix: NDArray[Any], column: int, low: float, high: float, i
 
 
 @njit(nogil=True, cache=True)
-def _fill_columns(matrix: NDArray[Any], column: int, low: float, high: float, included: NDArray[Any], width: int, out: NDArray[Any], slots: NDArray[Any], local: NDArray[Any], positions: NDArray[Any]) -> None:
+def _fill_columns(
+    matrix: NDArray[Any],
+    column: int,
+    low: np.float32,
+    high: np.float32,
+    included: NDArray[Any],
+    width: int,
+    out: NDArray[Any],
+    slots: NDArray[Any],
+    local: NDArray[Any],
+    positions: NDArray[Any],
+) -> None:
     seq = included.shape[1]
     for i in range(len(slots)):
         r, s = divmod(positions[i], seq)
@@ -151,7 +192,16 @@ def _fill_columns(matrix: NDArray[Any], column: int, low: float, high: float, in
 
 
 @njit(nogil=True, cache=True)
-def _fill_projection(inputs: NDArray[Any], weights: NDArray[Any], included: NDArray[Any], width: int, out: NDArray[Any], slots: NDArray[Any], local: NDArray[Any], positions: NDArray[Any]) -> None:
+def _fill_projection(
+    inputs: NDArray[Any],
+    weights: NDArray[Any],
+    included: NDArray[Any],
+    width: int,
+    out: NDArray[Any],
+    slots: NDArray[Any],
+    local: NDArray[Any],
+    positions: NDArray[Any],
+) -> None:
     seq = included.shape[1]
     for i in range(len(slots)):
         r, s = divmod(positions[i], seq)

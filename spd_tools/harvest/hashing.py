@@ -6,6 +6,8 @@ samples depend neither on order nor on sharding.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -19,7 +21,7 @@ _ORDER_SALT = 0x6F72646572
 
 
 @njit(nogil=True, cache=True, inline="always")
-def mix(z: np.uint64) -> np.uint64:
+def mix(z: Any) -> np.uint64:
     """splitmix64's finaliser."""
     z = (z ^ (z >> _S30)) * _MUL_1
     z = (z ^ (z >> _S27)) * _MUL_2
@@ -27,7 +29,7 @@ def mix(z: np.uint64) -> np.uint64:
 
 
 @njit(nogil=True, cache=True, inline="always")
-def chain(state: np.uint64, value: np.int64) -> np.uint64:
+def chain(state: Any, value: Any) -> np.uint64:
     """Hash state with one more number in it."""
     return mix(state + np.uint64(value) + _GOLDEN)
 

@@ -101,5 +101,5 @@ def _matrix(tensor: Tensor) -> tuple[NDArray[np.float32], int]:
     width, offset = flat.stride(0), flat.storage_offset()
     if flat.stride(-1) == 1 and offset + flat.shape[-1] <= width and flat.shape[0] > 1:
         whole = torch.as_strided(flat, (flat.shape[0], width), (width, 1), 0)
-        return whole.numpy(), offset
+        return whole.numpy(), int(offset)
     return flat.contiguous().numpy(), 0

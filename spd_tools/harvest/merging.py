@@ -12,7 +12,15 @@ _BLOCK = 16
 
 
 @njit(nogil=True, cache=True)
-def add_rows(starts: NDArray[Any], columns: NDArray[Any], values: NDArray[Any], row: NDArray[Any], lengths: NDArray[Any], out_columns: NDArray[Any], out_values: NDArray[Any]) -> int:
+def add_rows(
+    starts: NDArray[Any],
+    columns: NDArray[Any],
+    values: NDArray[Any],
+    row: NDArray[Any],
+    lengths: NDArray[Any],
+    out_columns: NDArray[Any],
+    out_values: NDArray[Any],
+) -> int:
     """Add the sparse rows of several segments.
 
     Args:
@@ -59,7 +67,18 @@ def add_rows(starts: NDArray[Any], columns: NDArray[Any], values: NDArray[Any], 
 
 
 @njit(nogil=True, cache=True)
-def mirror(indptr: NDArray[Any], partner: NDArray[Any], count: NDArray[Any], cursor: NDArray[Any], c0: int, c1: int, offsets: NDArray[Any], lower: NDArray[Any], out_partner: NDArray[Any], out_count: NDArray[Any]) -> None:
+def mirror(
+    indptr: NDArray[Any],
+    partner: NDArray[Any],
+    count: NDArray[Any],
+    cursor: NDArray[Any],
+    c0: int,
+    c1: int,
+    offsets: NDArray[Any],
+    lower: NDArray[Any],
+    out_partner: NDArray[Any],
+    out_count: NDArray[Any],
+) -> None:
     """Full rows c0..c1-1 of a symmetric matrix from its upper triangle.
 
     Args:

@@ -21,7 +21,14 @@ _SLACK = 1e-3  # candidates are taken generously by their logit; the probability
 
 
 @njit(nogil=True, cache=True)
-def _select(logits: NDArray[Any], log_total: NDArray[Any], included: NDArray[Any], p_min: float, counts: NDArray[Any], packed: NDArray[Any]) -> tuple[int, bool]:
+def _select(
+    logits: NDArray[Any],
+    log_total: NDArray[Any],
+    included: NDArray[Any],
+    p_min: np.float32,
+    counts: NDArray[Any],
+    packed: NDArray[Any],
+) -> tuple[int, bool]:
     """Entries with probability >= p_min. Returns (number found, found a NaN or infinity)."""
     found = 0
     vocab = logits.shape[1]

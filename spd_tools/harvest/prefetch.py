@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 from llvmlite import ir
 from numba import types
@@ -11,7 +12,7 @@ from numba.extending import intrinsic
 
 
 @intrinsic
-def prefetch(typingctx: Any, address: Any) -> Any:
+def _prefetch(typingctx: Any, address: Any) -> Any:
     """Begin to load the cache line at an address; has no effect on results, whatever the address."""
     del typingctx, address
 
@@ -25,3 +26,7 @@ def prefetch(typingctx: Any, address: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64), generate
+
+
+# What kernels call: the typing context is numba's affair.
+prefetch = cast(Callable[[Any], None], _prefetch)
