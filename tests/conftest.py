@@ -6,7 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
+# Kernels are compiled within whichever example comes first; machines are shared.
+settings.register_profile("shared", deadline=None)
+settings.load_profile("shared")
 sys.path.insert(0, str(Path(__file__).parent))  # the reference modules are used across folders
 
 

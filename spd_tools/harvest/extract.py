@@ -254,7 +254,7 @@ def extract_block(layer: LayerActivations, threshold: float, included: NDArray[n
     if layer.ranking is not None:
         values.append(_read(layer.ranking, indptr, positions))
         if not np.isfinite(values[-1]).all():
-            raise _not_finite(layer.name)
+            raise not_finite(layer.name)
         totals[1] = _totals(layer.ranking, layer.n, included)
     return FiringBlock(
         start=layer.start,
@@ -267,7 +267,8 @@ def extract_block(layer: LayerActivations, threshold: float, included: NDArray[n
     )
 
 
-def _not_finite(name: str) -> SpdToolsError:
+def not_finite(name: str) -> SpdToolsError:
+    """The error for an activation that is no number."""
     return SpdToolsError(
         f"Layer {name} has an activation that is NaN or infinite; check the checkpoint, "
         "or harvest with --precision f32."
@@ -298,7 +299,7 @@ def _find(
     clamp = np.float32(source.low), np.float32(source.high)
     kept = (pairs[0][:found], pairs[1][:found])
     if _scatter(source.matrix, source.column, *clamp, *kept, indptr[:-1].copy(), positions, values):
-        raise _not_finite(layer.name)
+        raise not_finite(layer.name)
     return positions, indptr, values
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from spd_tools.decompositions.base import Decomposition, LayerParts
 from spd_tools.harvest.clock import StageClock
 from spd_tools.harvest.extract import Columns, LayerActivations, Projection, extract_block
+from spd_tools.harvest.extract_device import extract_block_on_device
 from spd_tools.harvest.firings import FiringBlock, Firings
 from spd_tools.harvest.next_tokens import select_next_tokens
 from spd_tools.keys import KeySpace
@@ -71,7 +72,11 @@ def _blocks(
         if parts is None:
             return
         with clock("firings"), torch.inference_mode():
-            block = extract_block(_on_host(parts, keys), config.threshold, included)
+            if decomposition.device.type == "cpu":
+                block = extract_block(_on_host(parts, keys), config.threshold, included)
+            else:
+                mask = torch.from_numpy(included).to(decomposition.device)
+                block = extract_block_on_device(parts, keys.start(parts.layer), config.threshold, mask)
         yield block
 
 

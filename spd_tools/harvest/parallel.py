@@ -109,12 +109,14 @@ def in_order(function: Callable[[int, int], Result], bounds: Sequence[tuple[int,
 class Pipeline:
     """Runs a function over items in threads, a few items ahead of whoever submits them."""
 
-    def __init__(self, function: Callable[[Any], None]) -> None:
+    def __init__(self, function: Callable[[Any], None], ahead: int) -> None:
+        """``ahead``: how many items may be under way at once."""
         self._function = function
+        self._ahead = ahead
         self._running: deque[Future[None]] = deque()
 
     def submit(self, items: Sequence[Any]) -> None:
-        """Start items, waiting for earlier ones so that at most twice as many as there are threads are under way.
+        """Start items, waiting for earlier ones so that no more than ``ahead`` are under way.
 
         Raises whatever the function raised for an earlier item.
         """
@@ -122,7 +124,7 @@ class Pipeline:
             if n_threads() == 1:
                 self._function(item)
                 continue
-            while len(self._running) >= 2 * n_threads():
+            while len(self._running) >= self._ahead:
                 self._running.popleft().result()
             self._running.append(_pool(n_threads()).submit(self._function, item))
 

@@ -18,7 +18,7 @@ from spd_tools.harvest.buffer import FiringBuffer
 from spd_tools.harvest.clock import StageClock
 from spd_tools.harvest.disk import estimated_bytes
 from spd_tools.harvest.firings import Firings
-from spd_tools.harvest.parallel import Pipeline, one_thread_each
+from spd_tools.harvest.parallel import Pipeline, n_threads, one_thread_each
 from spd_tools.harvest.plan import HarvestPlan
 from spd_tools.harvest.rows import Batch, HarvestRows
 from spd_tools.harvest.sections import SectionReader
@@ -89,7 +89,8 @@ def work(
 
     indices = range(state.state.next_batch, rows.n_batches, config.world_size)
     with _stop_signals() as stop_asked, memory_kept(), one_thread_each() if sliced else nullcontext():
-        running = Pipeline(take_in)
+        # A GPU gets its next batch while the host counts the last one.
+        running = Pipeline(take_in, 2 * n_threads() if sliced else 2)
         for index in indices:
             with clock("reading"):
                 batch = rows.batch(index)

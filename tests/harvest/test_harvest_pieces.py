@@ -12,15 +12,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spd_tools.decompositions.base import LayerParts
 from spd_tools.errors import SpdToolsError
 from spd_tools.harvest import hashing
 from spd_tools.harvest.disk import pairs
 from spd_tools.harvest.exact_sums import N_LIMBS, add_exactly, carry, to_float
 from spd_tools.harvest.extract import Columns, LayerActivations, Projection, extract_block
+from spd_tools.harvest.extract_device import extract_block_on_device
 from spd_tools.harvest.firings import MASS_BITS
+from spd_tools.harvest.live import _on_host
 from spd_tools.harvest.next_tokens import select_next_tokens
 from spd_tools.harvest.parallel import capped_bounds, even_bounds, weighted_bounds
 from spd_tools.harvest.sections import SectionReader, section_file
+from spd_tools.keys import KeySpace
 
 floats32 = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
@@ -146,3 +150,35 @@ def test_sections_read_back_across_pieces(tmp_path):
 def test_expected_pairs_are_the_sum_over_all_pairs(densities, positions):
     obvious = sum(min(1.0, positions * a * b) for a in densities for b in densities) / 2
     assert pairs(np.asarray(densities), positions) == pytest.approx(obvious)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.2])
+@pytest.mark.parametrize("ranking", ["inputs", "dense", "none"])
+def test_extraction_on_a_device_equals_that_on_the_host(ranking, threshold):
+    """The GPU's path, run on the CPU: the same firings, row sums and windows."""
+    torch.manual_seed(0)
+    gating, inputs, weights = torch.randn(3, 8, 9), torch.randn(3, 8, 6), torch.randn(9, 6)
+    included = np.random.default_rng(0).random((3, 8)) < 0.8
+    clamp = {"low": 0.0, "high": 1.0}
+    given = {"inputs": {"inputs": inputs, "weights": weights}, "dense": {"ranking": inputs @ weights.T}, "none": {}}
+    parts = LayerParts(layer="layer", gating=gating, **clamp, **given[ranking])
+    device = extract_block_on_device(parts, 4, threshold, torch.from_numpy(included))
+    host = extract_block(_on_host(parts, KeySpace({"before": 4, "layer": 9})), threshold, included)
+    assert (device.start, device.stop) == (host.start, host.stop)
+    np.testing.assert_array_equal(device.indptr, host.indptr)
+    np.testing.assert_array_equal(device.positions, host.positions)
+    np.testing.assert_allclose(device.values, host.values, rtol=1e-5, atol=1e-6)
+    assert device.row_totals.keys() == host.row_totals.keys()
+    for kind, totals in host.row_totals.items():
+        np.testing.assert_allclose(device.row_totals[kind].sums, totals.sums, rtol=1e-5, atol=1e-6)
+    windows = np.full((2, 4, len(host.values), 5), -7, np.float32)
+    for block, out in zip((device, host), windows, strict=True):
+        block.windows.fill(out, np.arange(4), np.asarray([0, 3, 8, 8]), np.asarray([0, 7, 8, 23]))
+    np.testing.assert_allclose(windows[0], windows[1], rtol=1e-5, atol=1e-6)
+
+
+def test_extraction_on_a_device_refuses_nan():
+    gating = torch.zeros(1, 4, 2)
+    gating[0, 1, 1] = math.nan
+    with pytest.raises(SpdToolsError, match="Layer layer has an activation that is NaN"):
+        extract_block_on_device(LayerParts(layer="layer", gating=gating), 0, 0.0, torch.ones(1, 4, dtype=torch.bool))
