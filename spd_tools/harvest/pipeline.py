@@ -26,7 +26,7 @@ from spd_tools.harvest.worker import work
 from spd_tools.settings import Settings
 from spd_tools.store.inventory import unfinished_harvest
 from spd_tools.store.schema import DataInfo, HarvestConfig
-from spd_tools.tokens import DataConfig, Packing, TokenDataset, cached_rows, prepare_tokens
+from spd_tools.tokens import DataConfig, Packing, TokenDataset, cached_rows, load_tokenizer, prepare_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def run_harvest(
         clean_up(plan.folder)
         return _outcome(plan, "already finished", _n_tokens(plan), begin)
     _refuse_partial(plan, rank or 0, resume)
-    plan.save(_tokenizer(decomposition, dataset))
+    plan.save(_tokenizer(decomposition, dataset, request))
     n_tokens = _work(plan, rank or 0, rows, decomposition, request, progress)
     if rank is not None:
         return _outcome(plan, "rank finished", n_tokens, begin)
@@ -240,10 +240,12 @@ def _plan(
     return make_plan(decomposition, data, config), rows
 
 
-def _tokenizer(decomposition: Decomposition, dataset: TokenDataset) -> bytes | None:
+def _tokenizer(decomposition: Decomposition, dataset: TokenDataset, request: HarvestRequest) -> bytes | None:
     """The tokenizer to show text with; data that came tokenised is shown with the run's own, if that can be had."""
     if dataset.tokenizer_path is not None:
         return dataset.tokenizer_path.read_bytes()
+    if request.tokenizer is not None:
+        return load_tokenizer(request.tokenizer).to_str().encode()
     try:
         return decomposition.tokenizer.to_str().encode()
     except SpdToolsError as error:
