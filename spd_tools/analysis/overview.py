@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import numpy as np
 
 from spd_tools.analysis.positions import PositionRange, positions
@@ -27,7 +25,6 @@ from spd_tools.store.records import (
     Side,
     TokenLists,
 )
-from spd_tools.store.scores import first_by
 
 
 class ShownExample(Example):
@@ -208,26 +205,19 @@ def _examples(harvest: Harvest, component: ComponentRecord, examples: list[Examp
 def _opposite(
     harvest: Harvest, component: ComponentRecord, negative_count: int, limit: int, context: int
 ) -> list[Example]:
-    strongest = harvest.examples(component.key, "top", 1, 0)
-    if not strongest:
+    strongest = harvest.stored_examples(component.key, "top").at_firing(harvest.ranking_kind)
+    if not len(strongest):
         return []
-
-    def activation(example: Example) -> float:
-        return example.activations[harvest.ranking_kind][example.firing_index] or 0.0
-
-    negative = activation(strongest[0]) >= 0
+    negative = bool(strongest[0] >= 0)
     n_opposite = negative_count if negative else component.firing_count - negative_count
     if n_opposite < BOTH_SIGNS * component.firing_count:
         return []
-    uniform = harvest.examples(component.key, "uniform", harvest.manifest.config.n_uniform, context)
-    seen: Counter[int] = Counter()
-    found: list[Example] = []
-    for example in sorted(uniform, key=lambda example: -abs(activation(example))):
-        token = example.token_ids[example.firing_index]
-        if (activation(example) < 0) == negative and seen[token] < _MAX_PER_TOKEN and len(found) < limit:
-            seen[token] += 1
-            found.append(example)
-    return found
+    uniform = harvest.stored_examples(component.key, "uniform")
+    values = uniform.at_firing(harvest.ranking_kind)
+    of_sign = np.flatnonzero((values < 0) == negative)
+    order = of_sign[np.argsort(-np.abs(values[of_sign]), kind="stable")].tolist()
+    found = uniform.take(order).of_many_tokens(harvest.tokens(), _MAX_PER_TOKEN, limit)
+    return harvest.widened(component.key, found, context)
 
 
 def _tokens(harvest: Harvest, key: str | ComponentKey, side: Side, limit: int) -> TokenOverview:
@@ -243,7 +233,8 @@ def _tokens(harvest: Harvest, key: str | ComponentKey, side: Side, limit: int) -
 
 def _strongest_tokens(harvest: Harvest, key: str | ComponentKey, limit: int) -> StrongestTokens:
     tokens = harvest.example_tokens(key, "top")
-    return StrongestTokens(n_examples=len(tokens), tokens=most_frequent(harvest, np.bincount(tokens), limit))
+    token_ids, counts = np.unique(tokens, return_counts=True)
+    return StrongestTokens(n_examples=len(tokens), tokens=most_frequent(harvest, token_ids, counts, limit))
 
 
 def _silent_tokens(harvest: Harvest, key: str | ComponentKey, limit: int) -> list[SilentToken]:
@@ -258,7 +249,7 @@ def _silent_tokens(harvest: Harvest, key: str | ComponentKey, limit: int) -> lis
             total=int(total[token.token_id]),
             share=token.count / int(total[token.token_id]),
         )
-        for token in most_frequent(harvest, silent, limit)
+        for token in most_frequent(harvest, np.arange(len(silent)), silent, limit)
     ]
 
 
@@ -276,13 +267,9 @@ def _cofiring(harvest: Harvest, key: str | ComponentKey, limit: int) -> CoFiring
 
 def _partners(harvest: Harvest, correlated: list[CorrelatedComponent]) -> list[Partner]:
     return [
-        Partner(**dict(component), tokens=_input_tokens(harvest, component.key, _PARTNER_TOKENS))
+        Partner(
+            **dict(component),
+            tokens=most_frequent(harvest, *harvest.token_counts(component.key), _PARTNER_TOKENS),
+        )
         for component in correlated
     ]
-
-
-def _input_tokens(harvest: Harvest, key: ComponentKey, limit: int) -> list[TokenCount]:
-    stats = harvest.token_stats(key)
-    leading = first_by(limit, -stats.count)
-    pairs = zip(stats.token[leading].tolist(), stats.count[leading].tolist(), strict=True)
-    return [TokenCount(token_id=token, text=harvest.token_text(token), count=count) for token, count in pairs]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
+from spd_tools.analysis.regions import blocks
 from spd_tools.keys import ComponentKey
 from spd_tools.store.harvest import Harvest
 from spd_tools.store.records import Record
@@ -28,10 +30,7 @@ def positions(harvest: Harvest, key: str | ComponentKey) -> list[PositionRange]:
     Raises:
         SpdToolsError: for an unknown component.
     """
-    token = harvest.activations(key).token
-    # Twice as fast as the remainder.
-    at = token - token // harvest.seq_len * harvest.seq_len
-    firings = np.bincount(at, minlength=harvest.seq_len)
+    firings = _firings(harvest, harvest.activations(key).token)
     counted = harvest.logged_positions
     found = []
     first = 0
@@ -46,3 +45,16 @@ def positions(harvest: Harvest, key: str | ComponentKey) -> list[PositionRange]:
             )
         first = end
     return found
+
+
+def _firings(harvest: Harvest, token: NDArray[np.int64]) -> NDArray[np.int64]:
+    """[seq] logged firings at each position of a row."""
+    seq_len = harvest.seq_len
+    # A quotient of 32 bits takes half the time of one of 64; the difference a fifth of that of the remainder.
+    narrow = np.int32 if harvest.n_rows * seq_len <= np.iinfo(np.int32).max else np.int64
+    firings = np.zeros(seq_len, np.int64)
+    for part in blocks(len(token)):
+        at = token[part].astype(narrow)
+        at -= at // seq_len * seq_len
+        firings += np.bincount(at, minlength=seq_len)
+    return firings

@@ -5,6 +5,7 @@ The core says what a component means; the extreme alone misleads.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from spd_tools.keys import ComponentKey
 from spd_tools.store.harvest import Harvest
 from spd_tools.store.records import Record
-from spd_tools.store.scores import at_least, first_by
+from spd_tools.store.scores import at_least, largest
 
 RegionName = Literal["floor", "low", "below core", "core", "high", "extreme"]
 REGIONS: tuple[tuple[RegionName, float], ...] = (
@@ -25,6 +26,9 @@ REGIONS: tuple[tuple[RegionName, float], ...] = (
     ("extreme", float("inf")),
 )
 """(name, upper end as a share of the effective maximum, inclusive)."""
+
+
+_BLOCK = 1 << 15
 
 
 class TokenCount(Record):
@@ -100,69 +104,94 @@ def regions(harvest: Harvest, key: str | ComponentKey, n_tokens: int = 10) -> Re
         return None
     log = harvest.activations(key)
     values = log.values[harvest.ranking_kind]
-    numbers = region_numbers(values, record.effective_max)
-    counts = _token_counts(harvest, numbers, values < 0, harvest.tokens().reshape(-1)[log.token])
+    token_ids, counts = _token_counts(harvest, values, log.token, record.effective_max)
     edges = [0.0, *region_edges(record.effective_max).tolist(), None]
     return Regions(
         kind=harvest.ranking_kind,
         effective_max=record.effective_max,
         logged_firings=len(values),
         regions=[
-            _region(harvest, name, (edges[number] or 0.0, edges[number + 1]), counts[:, number], len(values), n_tokens)
+            _region(
+                harvest,
+                name,
+                (edges[number] or 0.0, edges[number + 1]),
+                token_ids,
+                counts[:, number],
+                len(values),
+                n_tokens,
+            )
             for number, (name, _) in enumerate(REGIONS)
         ],
     )
 
 
+def blocks(n: int) -> Iterator[slice]:
+    """Parts of a log of n firings: temporary arrays of a part stay in the cache, those of it all cost page faults."""
+    return (slice(start, min(start + _BLOCK, n)) for start in range(0, n, _BLOCK))
+
+
 def _token_counts(
-    harvest: Harvest, numbers: NDArray[np.int8], negative: NDArray[np.bool_], tokens: NDArray[Any]
-) -> NDArray[np.int64]:
-    """[signs, regions, V] firings; one sign when none is negative, else positive and negative."""
-    vocab_size = harvest.manifest.decomposition.vocab_size
-    signs = 1 + int(negative.any())
-    if signs == 2:
-        numbers = numbers + len(REGIONS) * negative.view(np.int8)
-    cells = np.multiply(numbers, vocab_size, dtype=np.int64)
-    cells += tokens
-    counts = np.bincount(cells, minlength=signs * len(REGIONS) * vocab_size)
-    return counts.reshape(signs, len(REGIONS), vocab_size)
+    harvest: Harvest, values: NDArray[np.float32], token: NDArray[np.int64], effective_max: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Token ids, ascending, and their firings [signs (positive, negative), regions, token ids]."""
+    tokens = harvest.tokens().reshape(-1)[token]
+    token_ids, places = _distinct(tokens, harvest.manifest.decomposition.vocab_size)
+    counts = np.zeros(2 * len(REGIONS) * len(token_ids), np.int64)
+    for part in blocks(len(values)):
+        numbers = region_numbers(values[part], effective_max)
+        numbers += len(REGIONS) * (values[part] < 0).view(np.int8)
+        cells = np.multiply(numbers, len(token_ids), dtype=np.int64)
+        cells += places[part]
+        np.add.at(counts, cells, 1)
+    return token_ids, counts.reshape(2, len(REGIONS), len(token_ids))
+
+
+def _distinct(tokens: NDArray[Any], vocab_size: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """Token ids, ascending, and the place of each token among them: all ids where more firings than ids are."""
+    if len(tokens) >= vocab_size:
+        return np.arange(vocab_size), tokens
+    seen = np.zeros(vocab_size, np.bool_)
+    seen[tokens] = True
+    token_ids = np.flatnonzero(seen)
+    place = np.zeros(vocab_size, np.int32)
+    place[token_ids] = np.arange(len(token_ids))
+    return token_ids, place[tokens]
 
 
 def _region(
     harvest: Harvest,
     name: RegionName,
     ends: tuple[float, float | None],
+    token_ids: NDArray[np.int64],
     counts: NDArray[np.int64],
     logged_firings: int,
     n_tokens: int,
 ) -> Region:
-    """From its counts [signs, V]."""
-    sides = [
-        RegionSide(firing_count=int(of_sign.sum()), tokens=most_frequent(harvest, of_sign, n_tokens))
-        for of_sign in counts
-    ]
-    positive, negative = sides if len(sides) == 2 else (sides[0], RegionSide(firing_count=0, tokens=[]))
-    both = counts.sum(0)
-    firing_count = positive.firing_count + negative.firing_count
-    one_sided = not (positive.firing_count and negative.firing_count)
+    """From its counts [signs, token ids]."""
+    firings = counts.sum(1).tolist()
+    positive, negative = (
+        RegionSide(
+            firing_count=firing_count,
+            tokens=most_frequent(harvest, token_ids, of_sign, n_tokens) if firing_count else [],
+        )
+        for firing_count, of_sign in zip(firings, counts, strict=True)
+    )
+    both = counts[0] + counts[1] if all(firings) else counts[0 if firings[0] else 1]
     return Region(
         name=name,
         low=ends[0],
         high=ends[1],
-        firing_count=firing_count,
-        share=firing_count / logged_firings,
+        firing_count=sum(firings),
+        share=sum(firings) / logged_firings,
         n_distinct_tokens=int(np.count_nonzero(both)),
-        tokens=positive.tokens + negative.tokens if one_sided else most_frequent(harvest, both, n_tokens),
+        tokens=most_frequent(harvest, token_ids, both, n_tokens) if all(firings) else positive.tokens + negative.tokens,
         positive=positive,
         negative=negative,
     )
 
 
-def most_frequent(harvest: Harvest, counts: NDArray[np.int64], limit: int) -> list[TokenCount]:
-    """Tokens by descending count, ties by id; ``counts``: one per token id."""
-    seen = np.flatnonzero(counts)
-    leading = seen[first_by(limit, -counts[seen])]
-    return [
-        TokenCount(token_id=token_id, text=harvest.token_text(token_id), count=int(counts[token_id]))
-        for token_id in leading.tolist()
-    ]
+def most_frequent(harvest: Harvest, token_ids: NDArray[Any], counts: NDArray[np.int64], limit: int) -> list[TokenCount]:
+    """Tokens by descending count, ties by id; ``token_ids`` ascending, ``counts`` along them."""
+    leading = largest(limit, counts)
+    pairs = zip(token_ids[leading].tolist(), counts[leading].tolist(), strict=True)
+    return [TokenCount(token_id=token_id, text=harvest.token_text(token_id), count=count) for token_id, count in pairs]

@@ -23,7 +23,8 @@ _SLACK = 1e-3  # candidates are taken generously by their logit; the probability
 @njit(nogil=True, cache=True)
 def _select(
     logits: NDArray[Any],
-    log_total: NDArray[Any],
+    largest: NDArray[Any],
+    total: NDArray[Any],
     included: NDArray[Any],
     p_min: np.float32,
     counts: NDArray[Any],
@@ -37,9 +38,9 @@ def _select(
     for t in range(len(included)):
         if not included[t]:
             continue
-        if log_total[t] - log_total[t] != 0:
+        if total[t] - total[t] != 0:
             return found, True
-        cut = log_total[t] + log_p_min
+        cut = largest[t] + np.log(total[t]) + log_p_min
         row = logits[t]
         n = 0
         for b in range(0, vocab, _BLOCK):
@@ -57,7 +58,7 @@ def _select(
                 n += row[j] >= cut
         before = found
         for i in range(n):
-            p = np.exp(row[candidates[i]] - log_total[t])
+            p = np.exp(row[candidates[i]] - largest[t]) / total[t]
             if p >= p_min:
                 mass = np.uint64(np.float64(p) * _UNIT + 0.5)
                 packed[found] = (np.uint64(candidates[i]) << _SHIFT) | mass
@@ -78,19 +79,45 @@ def select_next_tokens(logits: Tensor, included: NDArray[np.bool_], p_min: float
         SpdToolsError: when a logit is NaN or infinite.
     """
     flat = logits.reshape(-1, logits.shape[-1]).float()
-    # In pieces that stay in the cache: logsumexp reads its input several times.
-    log_total = torch.cat([torch.logsumexp(piece, -1) for piece in flat.split(_PIECE)]).cpu().numpy()
-    matrix = flat.contiguous().cpu().numpy()
+    if flat.device.type != "cpu":
+        return _select_on_device(flat, included, p_min)
+    # In pieces that stay in the cache, as each is read several times.
+    largest, total = torch.empty(len(flat)), torch.empty(len(flat))
+    for at in range(0, len(flat), _PIECE):
+        piece = flat[at : at + _PIECE]
+        most = piece.amax(-1, keepdim=True)
+        largest[at : at + _PIECE] = most[:, 0]
+        total[at : at + _PIECE] = (piece - most).exp_().sum(-1)
+    matrix = flat.contiguous().numpy()
     mask = included.reshape(-1)
     counts = np.zeros(len(mask), np.int64)
     # No more than 1 / p_min probabilities of p_min fit into one (and a few for rounding).
     capacity = len(mask) * min(matrix.shape[1], int(1.001 / p_min) + 1)
     packed = np.empty(capacity, np.uint64)
-    found, broken = _select(matrix, log_total, mask, np.float32(p_min), counts, packed)
+    found, broken = _select(matrix, largest.numpy(), total.numpy(), mask, np.float32(p_min), counts, packed)
     if broken:
-        raise SpdToolsError(
-            "The model's logits contain NaN or infinity; check the checkpoint, or harvest with --precision f32."
-        )
-    indptr = np.zeros(len(mask) + 1, np.int64)
-    np.cumsum(counts, out=indptr[1:])
-    return NextTokens(indptr, packed[:found].copy())
+        raise _not_finite()
+    return NextTokens(_indptr(counts), packed[:found].copy())
+
+
+def _select_on_device(flat: Tensor, included: NDArray[np.bool_], p_min: float) -> NextTokens:
+    """The same where the logits are: only what counts comes to the host."""
+    mask = torch.from_numpy(included.reshape(-1)).to(flat.device)
+    p = flat.softmax(-1)
+    if not p[mask].isfinite().all():
+        raise _not_finite()
+    kept = (p >= p_min) & mask[:, None]
+    tokens = kept.nonzero()[:, 1]
+    masses = (p[kept].double() * _UNIT + 0.5).long()
+    packed = tokens * 2**MASS_BITS + masses
+    return NextTokens(_indptr(kept.sum(1).cpu().numpy()), packed.cpu().numpy().astype(np.uint64))
+
+
+def _indptr(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+
+
+def _not_finite() -> SpdToolsError:
+    return SpdToolsError(
+        "The model's logits contain NaN or infinity; check the checkpoint, or harvest with --precision f32."
+    )

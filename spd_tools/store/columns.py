@@ -27,7 +27,7 @@ def first_line(error: Exception) -> str:
 
 
 def map_array(path: Path, shape: tuple[int, ...], dtypes: tuple[str, ...]) -> NDArray[Any]:
-    """Memory-map a .npy file, read-only.
+    """Memory-map a .npy file, read-only; a plain array, as every slice of a ``np.memmap`` costs microseconds.
 
     Raises:
         SpdToolsError: when it is none or has another shape or type.
@@ -40,7 +40,7 @@ def map_array(path: Path, shape: tuple[int, ...], dtypes: tuple[str, ...]) -> ND
     if array.shape != shape or array.dtype.name not in dtypes:
         found = f"it is {array.dtype.name} {array.shape}, expected {' or '.join(dtypes)} {shape}"
         raise unreadable(path, found)
-    return array
+    return np.asarray(array)
 
 
 def numbers_of(array: pa.Array) -> NDArray[Any]:

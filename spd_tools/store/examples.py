@@ -41,6 +41,14 @@ class StoredExamples:
         windows = {kind: _windows(examples.field(kind)) for kind in kinds}
         return cls(numbers("row"), numbers("position"), numbers("start"), windows)
 
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def at_firing(self, kind: str) -> NDArray[np.float32]:
+        """[n] activations where the examples fire."""
+        values, offsets = self.windows[kind]
+        return values[offsets[:-1] + (self.position - self.start)]
+
     def of_many_tokens(self, tokens: NDArray[Any], max_per_token: int, limit: int) -> StoredExamples:
         """The first ``limit`` examples of which no more than ``max_per_token`` fire on the same token."""
         seen: Counter[int] = Counter()
@@ -49,9 +57,11 @@ class StoredExamples:
             seen[token] += 1
             if seen[token] <= max_per_token:
                 kept.append(number)
-        return self._take(kept[:limit])
+        return self.take(kept[:limit])
 
-    def _take(self, numbers: list[int]) -> StoredExamples:
+    def take(self, numbers: list[int]) -> StoredExamples:
+        """The examples of these numbers, in their order."""
+
         def taken(values: NDArray[np.float32], offsets: NDArray[np.int32]) -> tuple[NDArray[Any], NDArray[Any]]:
             parts = [values[offsets[number] : offsets[number + 1]] for number in numbers]
             ends = np.cumsum([0, *map(len, parts)], dtype=np.int32)

@@ -246,10 +246,28 @@ class Harvest:
             stored = StoredExamples.read(self._examples, flat, kind, limit, self.kinds)
         else:
             at_least(max_per_token, 1, "The number of examples per token")
-            stored = StoredExamples.read(self._examples, flat, kind, None, self.kinds)
-            stored = stored.of_many_tokens(self._tokens, max_per_token, limit)
+            stored = self.stored_examples(key, kind).of_many_tokens(self._tokens, max_per_token, limit)
+        return self.widened(key, stored, context)
+
+    def stored_examples(self, key: str | ComponentKey, kind: ExampleKind = "uniform") -> StoredExamples:
+        """All examples of a kind as they are stored, to choose from before ``widened`` makes records of the chosen.
+
+        Raises:
+            SpdToolsError: for an unknown component or kind.
+        """
+        flat = self.keys.flat(key)
+        chosen(kind, EXAMPLE_KINDS, "kind of examples")
+        return StoredExamples.read(self._examples, flat, kind, None, self.kinds)
+
+    def widened(self, key: str | ComponentKey, stored: StoredExamples, context: int = 20) -> list[Example]:
+        """Stored examples of a component with ``context`` tokens to each side, cut at the ends of the row.
+
+        Raises:
+            SpdToolsError: for an unknown component or a negative context.
+        """
+        at_least(context, 0, "The context")
         context, log = min(context, self.seq_len), self.activations(key)
-        return widen(stored, context, self.tokens(), self.row_lengths, self.row_ids, log, self.token_text)
+        return widen(stored, context, self._tokens, self.row_lengths, self.row_ids, log, self.token_text)
 
     def example_tokens(self, key: str | ComponentKey, kind: ExampleKind = "uniform") -> NDArray[Any]:
         """[n] token ids that all stored examples of a kind fire on, in their order.
@@ -257,9 +275,7 @@ class Harvest:
         Raises:
             SpdToolsError: for an unknown component or kind.
         """
-        flat = self.keys.flat(key)
-        chosen(kind, EXAMPLE_KINDS, "kind of examples")
-        stored = StoredExamples.read(self._examples, flat, kind, None, self.kinds)
+        stored = self.stored_examples(key, kind)
         return self._tokens[stored.row, stored.position]
 
     def activations(self, key: str | ComponentKey) -> Activations:
@@ -274,9 +290,8 @@ class Harvest:
         Raises:
             SpdToolsError: for an unknown component or side.
         """
+        token, count = self.token_counts(key, side)
         flat = self.keys.flat(key)
-        chosen(side, SIDES, "side")
-        token, count = (self._token_stats.numbers(flat, column) for column in _TOKEN_COLUMNS[side])
         dropped = float(self._components.row(flat)["dropped_output_mass"]) if side == "output" else None
         return TokenStats(
             side=side,
@@ -288,6 +303,17 @@ class Harvest:
             dropped_mass=dropped,
             text_of=self.token_text,
         )
+
+    def token_counts(self, key: str | ComponentKey, side: Side = "input") -> tuple[NDArray[np.int32], NDArray[Any]]:
+        """(token ids, ascending; M_cv > 0 of each) of ``token_stats`` alone: views of the mapped file.
+
+        Raises:
+            SpdToolsError: for an unknown component or side.
+        """
+        flat = self.keys.flat(key)
+        chosen(side, SIDES, "side")
+        tokens, counts = _TOKEN_COLUMNS[side]
+        return self._token_stats.numbers(flat, tokens), self._token_stats.numbers(flat, counts)
 
     def vocabulary(self, side: Side) -> NDArray[Any]:
         """[V] I_v (int64) or O_v (float64): totals over all harvested positions."""

@@ -34,10 +34,34 @@ def at_least(value: int, least: int, what: str) -> None:
 
 def first_by(limit: int, *orders: NDArray[Any]) -> NDArray[np.int64]:
     """Indices of the ``limit`` smallest entries by the first order, ties by the following ones, then by index."""
-    pool = np.arange(len(orders[0]))
-    if limit < len(pool):
-        pool = np.flatnonzero(orders[0] <= np.partition(orders[0], limit - 1)[limit - 1]) if limit else pool[:0]
+    if not limit:
+        return np.empty(0, np.int64)
+    if limit < len(orders[0]):
+        pool = np.flatnonzero(orders[0] <= _bound(limit, orders[0]))
+    else:
+        pool = np.arange(len(orders[0]))
     return pool[np.lexsort([order[pool] for order in reversed(orders)])][:limit]
+
+
+def largest(limit: int, counts: NDArray[Any]) -> NDArray[np.int64]:
+    """Indices of the ``limit`` largest counts above zero, descending, ties by index."""
+    if not limit:
+        return np.empty(0, np.int64)
+    least = max(1, -_bound(limit, -counts)) if limit < len(counts) else 1
+    pool = np.flatnonzero(counts > least)
+    if len(pool) < limit:
+        pool = np.concatenate([pool, np.flatnonzero(counts == least)[: limit - len(pool)]])
+    return pool[np.argsort(-counts[pool], kind="stable")][:limit]
+
+
+def _bound(limit: int, order: NDArray[Any]) -> Any:
+    """A value, seldom far above the smallest such, that at least ``limit`` (>= 1, below n) entries do not exceed."""
+    n_columns = 1024
+    n_rows = len(order) // n_columns
+    if n_rows > 1 and limit <= n_columns:
+        # Each column's smallest entry stands for one entry; numpy is slow to partition long arrays with many ties.
+        order = order[: n_rows * n_columns].reshape(n_rows, n_columns).min(0)
+    return np.partition(order, limit - 1)[limit - 1]
 
 
 def pmi(
@@ -109,9 +133,11 @@ class TokenStats:
         eligible = np.flatnonzero(self.count >= min_count)
         count = self.count[eligible]
         ratio = np.asarray(count, np.float64) if metric == "recall" else count / self.total[eligible]
-        top = first_by(limit, -ratio, -count)
-        rest = np.delete(np.arange(len(eligible)), top)
-        bottom = rest[first_by(limit, ratio[rest], -count[rest])]
+        larger = -count
+        top = first_by(limit, -ratio, larger)
+        # As many more as the top list may take away.
+        bottom = first_by(limit + len(top), ratio, larger)
+        bottom = bottom[~np.isin(bottom, top)][:limit]
         return TokenLists(
             metric=metric,
             min_count=min_count,

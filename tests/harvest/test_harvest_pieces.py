@@ -21,7 +21,7 @@ from spd_tools.harvest.extract import Columns, LayerActivations, Projection, ext
 from spd_tools.harvest.extract_device import extract_block_on_device
 from spd_tools.harvest.firings import MASS_BITS
 from spd_tools.harvest.live import _on_host
-from spd_tools.harvest.next_tokens import select_next_tokens
+from spd_tools.harvest.next_tokens import _select_on_device, select_next_tokens
 from spd_tools.harvest.parallel import capped_bounds, even_bounds, weighted_bounds
 from spd_tools.harvest.sections import SectionReader, section_file
 from spd_tools.keys import KeySpace
@@ -65,14 +65,19 @@ def test_permuted_rows_are_a_permutation_that_the_seed_decides():
     assert orders[0].tolist() == orders[1].tolist() != orders[2].tolist()
 
 
+def select_as_on_a_gpu(logits, included, p_min):
+    return _select_on_device(logits.reshape(-1, logits.shape[-1]).float(), included, p_min)
+
+
+@pytest.mark.parametrize("select", [select_next_tokens, select_as_on_a_gpu])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("vocab", [5, 16, 333])
-def test_next_tokens_are_the_softmax_above_p_min(vocab, dtype):
+def test_next_tokens_are_the_softmax_above_p_min(vocab, dtype, select):
     torch.manual_seed(0)
     logits = (torch.randn(3, 7, vocab) * 3).to(dtype)
     included = np.ones((3, 7), bool)
     included[1, 2] = False
-    found = select_next_tokens(logits, included, 0.01)
+    found = select(logits, included, 0.01)
     expected = logits.float().softmax(-1).reshape(21, vocab)
     for t in range(21):
         packed = found.packed[found.indptr[t] : found.indptr[t + 1]]
@@ -83,11 +88,12 @@ def test_next_tokens_are_the_softmax_above_p_min(vocab, dtype):
         np.testing.assert_allclose(masses, expected[t].numpy()[tokens], rtol=2e-6)
 
 
-def test_nan_logits_are_refused():
+@pytest.mark.parametrize("select", [select_next_tokens, select_as_on_a_gpu])
+def test_nan_logits_are_refused(select):
     logits = torch.zeros(1, 2, 5)
     logits[0, 1, 3] = math.nan
     with pytest.raises(SpdToolsError, match="logits contain NaN"):
-        select_next_tokens(logits, np.ones((1, 2), bool), 1e-3)
+        select(logits, np.ones((1, 2), bool), 1e-3)
 
 
 def test_a_certain_next_token_has_the_whole_mass():
