@@ -138,7 +138,8 @@ def check_first_batch(decomposition: SpdDecomposition, rows: HarvestRows) -> Non
             out = decomposition(torch.from_numpy(piece.tokens).long())
             dense = torch.cat([*out.activations["causal_importance"].values()], -1)
             pieces.append((dense > 0).flatten(0, 1))
-            probabilities.append(out.logits.softmax(-1).flatten(0, 1))
+            # In float64: over 50,000 entries a float32 softmax is off by some 1e-6.
+            probabilities.append(out.logits.double().softmax(-1).float().flatten(0, 1))
     fires = torch.cat(pieces).float()
     compare("firing counts", fires.sum(0).numpy(), found.firing_counts)
     pairs = (fires.T @ fires).numpy()

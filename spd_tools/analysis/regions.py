@@ -28,7 +28,7 @@ REGIONS: tuple[tuple[RegionName, float], ...] = (
 """(name, upper end as a share of the effective maximum, inclusive)."""
 
 
-_BLOCK = 1 << 15
+_BLOCK = 1 << 16
 
 
 class TokenCount(Record):
