@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from spd_tools.errors import SpdToolsError
 from spd_tools.store.records import TOKEN_METRICS
-from spd_tools.store.scores import TokenStats, first_by
+from spd_tools.store.scores import TokenStats, first_by, largest
 
 
 @st.composite
@@ -83,3 +83,13 @@ def test_unknown_metric():
     stats = TokenStats("input", np.array([1]), np.array([7]), np.array([50]), 7, 100, None, str)
     with pytest.raises(SpdToolsError, match="'npmi' is no token metric; choose one of recall, precision, lift, pmi"):
         stats.lists("npmi")  # pyright: ignore[reportArgumentType]
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2048, 5000), st.integers(1, 40), st.integers(1, 9))
+def test_long_lists_with_many_ties_are_cut_where_sorting_would_cut_them(seed, n, limit, n_values):
+    generator = np.random.default_rng(seed)
+    counts, tie = generator.integers(0, n_values, n), generator.integers(0, 3, n)
+    expected = sorted(range(n), key=lambda i: (-counts[i], tie[i], i))[:limit]
+    assert first_by(limit, -counts, tie).tolist() == expected
+    above_zero = [i for i in sorted(range(n), key=lambda i: (-counts[i], i)) if counts[i] > 0]
+    assert largest(limit, counts).tolist() == above_zero[:limit]
