@@ -48,47 +48,42 @@ def added_up(
         cap: entries per block.
     """
 
-    def block(c0: int, c1: int) -> SparseBlock:
-        gathered = segments.gather(name, list(fields), c0, c1)
-        columns, values = gathered.arrays
-        lengths = np.zeros(c1 - c0, np.int64)
-        out_columns, out_values = np.empty(len(columns), np.int32), np.empty(len(columns), np.int64)
-        row = np.zeros(width, np.int64)
-        found = add_rows(gathered.starts, columns, values, row, lengths, out_columns, out_values)
-        return SparseBlock(c0, lengths, out_columns[:found].copy(), out_values[:found].copy())
+    return in_order(
+        lambda c0, c1: _add_up(segments, name, fields, width, c0, c1),
+        capped_bounds(segments.lengths(name, n_components), cap),
+    )
 
-    return in_order(block, capped_bounds(segments.lengths(name, n_components), cap))
+
+def _add_up(segments: Segments, name: str, fields: tuple[str, str], width: int, c0: int, c1: int) -> SparseBlock:
+    gathered = segments.gather(name, list(fields), c0, c1)
+    columns, values = gathered.arrays
+    lengths = np.zeros(c1 - c0, np.int64)
+    out_columns, out_values = np.empty(len(columns), np.int32), np.empty(len(columns), np.int64)
+    found = add_rows(gathered.starts, columns, values, np.zeros(width, np.int64), lengths, out_columns, out_values)
+    return SparseBlock(c0, lengths, out_columns[:found].copy(), out_values[:found].copy())
 
 
 def merge_token_stats(log: FileLog, segments: Segments, n_components: int, vocab_size: int, cap: int) -> None:
     """token_stats.arrow"""
     both = segments.lengths("input", n_components) + segments.lengths("output", n_components)
 
-    def block(c0: int, c1: int) -> list[NDArray[Any]]:
-        found: list[NDArray[Any]] = []
-        for name, value in (("input", "count"), ("output", "mass")):
-            gathered = segments.gather(name, ["token", value], c0, c1)
-            columns, values = gathered.arrays
-            lengths = np.zeros(c1 - c0, np.int64)
-            out_columns, out_values = np.empty(len(columns), np.int32), np.empty(len(columns), np.int64)
-            row = np.zeros(vocab_size, np.int64)
-            n = add_rows(gathered.starts, columns, values, row, lengths, out_columns, out_values)
-            found += [lengths, out_columns[:n], out_values[:n]]
-        return found
+    def block(c0: int, c1: int) -> tuple[SparseBlock, SparseBlock]:
+        return (
+            _add_up(segments, "input", ("token", "count"), vocab_size, c0, c1),
+            _add_up(segments, "output", ("token", "mass"), vocab_size, c0, c1),
+        )
 
     groups = {"input": ["input_token", "input_count"], "output": ["output_token", "output_mass"]}
     with arrow_file(log, "token_stats.arrow", TOKEN_STATS_SCHEMA) as sink:
         rows = ListRows(sink, TOKEN_STATS_SCHEMA, groups)
-        for in_lengths, in_token, in_count, out_lengths, out_token, out_mass in in_order(
-            block, capped_bounds(both, cap)
-        ):
+        for inputs, outputs in in_order(block, capped_bounds(both, cap)):
             rows.add(
-                {"input": in_lengths, "output": out_lengths},
+                {"input": inputs.lengths, "output": outputs.lengths},
                 {
-                    "input_token": in_token,
-                    "input_count": in_count,
-                    "output_token": out_token,
-                    "output_mass": out_mass / 2.0**MASS_UNIT_BITS,
+                    "input_token": inputs.columns,
+                    "input_count": inputs.values,
+                    "output_token": outputs.columns,
+                    "output_mass": outputs.values / 2.0**MASS_UNIT_BITS,
                 },
             )
         rows.finish()
