@@ -56,12 +56,6 @@ def for_each(function: Callable[[Item], None], items: Sequence[Item]) -> None:
         future.result()
 
 
-def even_bounds(size: int, parts: int) -> list[tuple[int, int]]:
-    """Split range(size) into at most ``parts`` contiguous, non-empty ranges of like length."""
-    edges = np.linspace(0, size, max(1, min(parts, size)) + 1).astype(np.int64)
-    return [(int(a), int(b)) for a, b in pairwise(edges) if a < b]
-
-
 def weighted_bounds(weights: NDArray[np.int64], parts: int) -> list[tuple[int, int]]:
     """Split range(len(weights)) into at most ``parts`` contiguous ranges of like total weight."""
     cumulative = np.cumsum(weights)

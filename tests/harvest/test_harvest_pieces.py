@@ -22,7 +22,7 @@ from spd_tools.harvest.extract_device import extract_block_on_device
 from spd_tools.harvest.firings import MASS_BITS
 from spd_tools.harvest.live import _on_host
 from spd_tools.harvest.next_tokens import _select_on_device, select_next_tokens
-from spd_tools.harvest.parallel import capped_bounds, even_bounds, weighted_bounds
+from spd_tools.harvest.parallel import capped_bounds, weighted_bounds
 from spd_tools.harvest.sections import SectionReader, section_file
 from spd_tools.keys import KeySpace
 
@@ -136,7 +136,7 @@ def test_a_layer_that_fires_everywhere_outgrows_the_first_guess():
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=60), st.integers(1, 100), st.integers(1, 7))
 def test_bounds_cover_everything_once(sizes, cap, parts):
     array = np.asarray(sizes)
-    for bounds in (capped_bounds(array, cap), even_bounds(len(sizes), parts), weighted_bounds(array, parts)):
+    for bounds in (capped_bounds(array, cap), weighted_bounds(array, parts)):
         assert [i for a, b in bounds for i in range(a, b)] == list(range(len(sizes)))
     assert all(sum(sizes[a:b]) <= cap or b - a == 1 for a, b in capped_bounds(array, cap))
 
