@@ -1,0 +1,110 @@
+"""Intervals and tests that the experiments share. Everything random takes a generator."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spd_tools.experiments.records import CONFIDENCE, Estimate
+
+BOOTSTRAP_DRAWS = 2000
+PERMUTATIONS = 4999
+_BLOCK_BYTES = 1 << 25
+_Z = 1.959963984540054  # of CONFIDENCE
+
+
+def bootstrap_mean(values: NDArray[np.floating], rng: np.random.Generator) -> Estimate | None:
+    """Mean with a percentile bootstrap interval (Efron 1979); None without observations, no interval for one.
+
+    Percentiles are widened by sqrt(n / (n - 1)), without which small samples give intervals that are too short.
+    """
+    values = np.asarray(values, np.float64)
+    n = len(values)
+    if not n:
+        return None
+    mean = float(values.mean())
+    if n == 1:
+        return Estimate(value=mean, low=None, high=None, n=1)
+    means = np.empty(BOOTSTRAP_DRAWS)
+    step = max(1, _BLOCK_BYTES // (8 * n))
+    for at in range(0, BOOTSTRAP_DRAWS, step):
+        draws = rng.integers(0, n, (min(step, BOOTSTRAP_DRAWS - at), n))
+        means[at : at + step] = values[draws].mean(1)
+    tail = 50 * (1 - CONFIDENCE)
+    low, high = np.percentile(means, [tail, 100 - tail])
+    widen = math.sqrt(n / (n - 1))
+    return Estimate(value=mean, low=mean - widen * (mean - float(low)), high=mean + widen * (float(high) - mean), n=n)
+
+
+def exchange_test(candidate: NDArray[np.floating], controls: NDArray[np.floating], rng: np.random.Generator) -> float:
+    """Two-sided p-value: does the candidate differ from its controls?
+
+    Under the null, which of a context's 1 + k values is the candidate's is arbitrary; that choice is redrawn in every
+    context (a randomisation test, exact whatever the distribution; the +1 counts the observed choice: Phipson and
+    Smyth 2010).
+
+    Args:
+        candidate: [contexts]
+        controls: [contexts, k]
+        rng: draws the permutations.
+    """
+    values = np.concatenate([np.asarray(candidate, np.float64)[:, None], np.asarray(controls, np.float64)], 1)
+    n, width = values.shape
+    if not n or width < 2:
+        return 1.0
+    centred = values - values.mean(1, keepdims=True)
+    observed = abs(centred[:, 0].sum())
+    if not centred.any():
+        return 1.0
+    picks = rng.integers(0, width, (PERMUTATIONS, n))
+    sums = np.abs(centred[np.arange(n), picks].sum(1))
+    return _share_as_large(sums, observed, float(np.abs(centred).sum()))
+
+
+def sign_flip_test(values: NDArray[np.floating], rng: np.random.Generator) -> float:
+    """Two-sided p-value of mean zero for values that under the null are symmetric around it (differences of pairs)."""
+    values = np.asarray(values, np.float64)
+    if not len(values) or not values.any():
+        return 1.0
+    signs = rng.integers(0, 2, (PERMUTATIONS, len(values))) * 2 - 1
+    return _share_as_large(np.abs(signs @ values), abs(values.sum()), float(np.abs(values).sum()))
+
+
+def _share_as_large(drawn: NDArray[np.float64], observed: float, scale: float) -> float:
+    # Sums in another order differ in their last bits: what is as large but for those counts as as large.
+    return float((1 + np.count_nonzero(drawn >= observed - 1e-12 * scale)) / (1 + len(drawn)))
+
+
+def wilson(successes: int, n: int) -> Estimate | None:
+    """A share with Wilson's (1927) score interval; None for n = 0."""
+    if not n:
+        return None
+    share = successes / n
+    centre = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
+    half = _Z / (1 + _Z**2 / n) * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n * n))
+    return Estimate(value=share, low=max(0.0, centre - half), high=min(1.0, centre + half), n=n)
+
+
+def mean_of_shares(first: Estimate, second: Estimate) -> Estimate:
+    """(first + second) / 2 of independent shares, with the MOVER interval (Zou and Donner 2008)."""
+    assert first.low is not None
+    assert first.high is not None
+    assert second.low is not None
+    assert second.high is not None
+    value = (first.value + second.value) / 2
+    below = math.hypot(first.value - first.low, second.value - second.low) / 2
+    above = math.hypot(first.high - first.value, second.high - second.value) / 2
+    return Estimate(value=value, low=value - below, high=value + above, n=first.n + second.n)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p-values that control the family-wise error rate (Holm 1979)."""
+    adjusted = [1.0] * len(p_values)
+    largest = 0.0
+    for rank, at in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[at]))
+        adjusted[at] = largest
+    return adjusted
