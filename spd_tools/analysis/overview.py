@@ -21,6 +21,7 @@ from spd_tools.store.records import (
     CorrelatedComponent,
     Example,
     HistogramBin,
+    PairMetric,
     Record,
     Side,
     TokenLists,
@@ -254,14 +255,18 @@ def _silent_tokens(harvest: Harvest, key: str | ComponentKey, limit: int) -> lis
 
 
 def _cofiring(harvest: Harvest, key: str | ComponentKey, limit: int) -> CoFiring:
-    strongest = harvest.correlated(key, "pmi", limit)
+    pairs = harvest.pairs(key)
+
+    def listed(metric: PairMetric, n: int, *, weakest: bool = False) -> list[CorrelatedComponent]:
+        return pairs.records(pairs.ranked(metric, n, weakest), metric, harvest.keys)
+
+    strongest = listed("pmi", limit)
     shown = {component.key for component in strongest}
-    weakest = harvest.correlated(key, "pmi", 2 * limit, weakest=True)
     return CoFiring(
         n_partners=harvest.n_partners(key),
         by_pmi=_partners(harvest, strongest),
-        by_jaccard=_partners(harvest, harvest.correlated(key, "jaccard", limit)),
-        weakest_by_pmi=[component for component in weakest if component.key not in shown][:limit],
+        by_jaccard=_partners(harvest, listed("jaccard", limit)),
+        weakest_by_pmi=[other for other in listed("pmi", 2 * limit, weakest=True) if other.key not in shown][:limit],
     )
 
 

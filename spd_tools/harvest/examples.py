@@ -143,20 +143,29 @@ def _update(
 
 
 @njit(nogil=True, cache=True)
-def _assign(
+def _accepted(
     wanted: NDArray[Any],
     slots: NDArray[Any],
-    new_slots: NDArray[Any],
+    free: NDArray[Any],
     block_positions: NDArray[Any],
-    component: NDArray[Any],
-    firing: NDArray[Any],
-    position: NDArray[Any],
+    n_positions: int,
+    out: NDArray[Any],
 ) -> None:
+    """Give windows to what stayed: [4, n] component, firing, position, slot, by position (a counting sort)."""
+    starts = np.zeros(n_positions + 1, np.int64)
+    for i in range(len(wanted)):
+        f = WANTED - slots[wanted[i, 0], wanted[i, 1]]
+        starts[block_positions[f] + 1] += 1
+    for t in range(n_positions):
+        starts[t + 1] += starts[t]
     for i in range(len(wanted)):
         c, place = wanted[i]
         f = WANTED - slots[c, place]
-        slots[c, place] = new_slots[i]
-        component[i], firing[i], position[i] = c, f, block_positions[f]
+        position = block_positions[f]
+        at = starts[position]
+        starts[position] = at + 1
+        slots[c, place] = free[i]
+        out[0, at], out[1, at], out[2, at], out[3, at] = c, f, position, free[i]
 
 
 class _Pool:
@@ -243,9 +252,8 @@ class ExampleSketch:
 
     def offer(self, block: FiringBlock, row_ids: _Indices, seq: int) -> Accepted:
         """Offer a block's firings; says which of them stay and need a window."""
-        k = self._state[0].shape[1]
-        wanted = np.empty((int(np.minimum(np.diff(block.indptr), k).sum()), 2), np.int64)
-        freed = np.empty(len(wanted), np.int64)
+        # Every firing of a block can want a place; pages that are not touched cost nothing.
+        wanted, freed = np.empty((len(block.positions), 2), np.int64), np.empty(len(block.positions), np.int64)
         n_wanted, n_freed = _update(
             self._seed,
             self.kind == "top",
@@ -260,11 +268,10 @@ class ExampleSketch:
             freed,
         )
         self._pool.give_back(freed[:n_freed])
+        out = np.empty((4, n_wanted), np.int64)
         slots = self._pool.take(n_wanted)
-        component, firing, position = np.empty((3, n_wanted), np.int64)
-        _assign(wanted[:n_wanted], self._state[4], slots, block.positions, component, firing, position)
-        order = np.argsort(position)  # neighbours share most of what their windows read
-        return Accepted(component[order], firing[order], position[order], slots[order])
+        _accepted(wanted[:n_wanted], self._state[4], slots, block.positions, len(row_ids) * seq, out)
+        return Accepted(*out)
 
     def drain(self) -> ExampleRecords:
         """Hand out everything that is not in a segment yet and count it as stored."""

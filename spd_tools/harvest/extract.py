@@ -6,7 +6,7 @@ linear in the layer's input (SPD), it is only computed where it is needed: at fi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,16 @@ class Projection:
     """[positions, d_in]"""
     weights: NDArray[np.float32]
     """[n, d_in]"""
+    sums: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    """What ``row_sums`` found; layers that read the same inputs share it."""
+
+    def row_sums(self, included: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """[rows, d_in] sums of the inputs over each row's included positions."""
+        if "rows" not in self.sums:
+            found = np.zeros((len(included), self.inputs.shape[1]))
+            _row_sums(self.inputs, included, found)
+            self.sums["rows"] = found
+        return self.sums["rows"]
 
 
 @dataclass(frozen=True)
@@ -168,6 +178,26 @@ def _column_totals(
 
 
 @njit(nogil=True, cache=True)
+def _row_sums(matrix: NDArray[Any], included: NDArray[Any], out: NDArray[Any]) -> None:
+    seq = included.shape[1]
+    for r in range(included.shape[0]):
+        total = out[r]
+        for s in range(seq):
+            if included[r, s]:
+                row = matrix[r * seq + s]
+                for j in range(len(total)):
+                    total[j] += np.float64(row[j])
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _inside(included: NDArray[Any], position: int, width: int) -> tuple[int, int]:
+    """First and last + 1 offset of the window around a position that are in its row."""
+    seq = included.shape[1]
+    s = position % seq
+    return max(-width, -s), min(width + 1, seq - s)
+
+
+@njit(nogil=True, cache=True)
 def _fill_columns(
     matrix: NDArray[Any],
     column: int,
@@ -180,15 +210,15 @@ def _fill_columns(
     local: NDArray[Any],
     positions: NDArray[Any],
 ) -> None:
-    seq = included.shape[1]
+    counted = included.ravel()
     for i in range(len(slots)):
-        r, s = divmod(positions[i], seq)
-        for k in range(-width, width + 1):
-            inside = 0 <= s + k < seq and included[r, s + k]
-            if inside:
-                out[slots[i], width + k] = min(max(matrix[positions[i] + k, column + local[i]], low), high)
-            else:
-                out[slots[i], width + k] = np.nan
+        at, window = positions[i], out[slots[i]]
+        first, end = _inside(included, at, width)
+        window[: width + first] = np.nan
+        window[width + end :] = np.nan
+        for k in range(first, end):
+            value = min(max(matrix[at + k, column + local[i]], low), high)
+            window[width + k] = value if counted[at + k] else np.nan
 
 
 @njit(nogil=True, cache=True)
@@ -202,12 +232,14 @@ def _fill_projection(
     local: NDArray[Any],
     positions: NDArray[Any],
 ) -> None:
-    seq = included.shape[1]
+    counted = included.ravel()
     for i in range(len(slots)):
-        r, s = divmod(positions[i], seq)
-        for k in range(-width, width + 1):
-            inside = 0 <= s + k < seq and included[r, s + k]
-            out[slots[i], width + k] = dot(inputs[positions[i] + k], weights[local[i]]) if inside else np.nan
+        at, window, readout = positions[i], out[slots[i]], weights[local[i]]
+        first, end = _inside(included, at, width)
+        window[: width + first] = np.nan
+        window[width + end :] = np.nan
+        for k in range(first, end):
+            window[width + k] = dot(inputs[at + k], readout) if counted[at + k] else np.nan
 
 
 @dataclass(frozen=True)
@@ -317,9 +349,7 @@ def _totals(source: Columns | Projection, n: int, included: NDArray[np.bool_]) -
     n_rows = len(included)
     if isinstance(source, Projection):
         # The sum of a linear readout is the readout of the sum: d_in numbers per row instead of n per position.
-        sums = np.zeros((n_rows, source.inputs.shape[1]))
-        _column_totals(source.inputs, 0, np.float32(-np.inf), np.float32(np.inf), included, sums)
-        return RowTotals(sums, source.weights)
+        return RowTotals(source.row_sums(included), source.weights)
     sums = np.zeros((n_rows, n))
     _column_totals(source.matrix, source.column, np.float32(source.low), np.float32(source.high), included, sums)
     return RowTotals(sums)

@@ -62,6 +62,7 @@ def _blocks(
 ) -> Iterator[FiringBlock]:
     keys = KeySpace(decomposition.layers)
     bf16 = config.precision == "bf16"
+    previous: tuple[Tensor, Projection] | None = None
     while True:
         with (
             clock("gating"),
@@ -73,18 +74,25 @@ def _blocks(
             return
         with clock("firings"), torch.inference_mode():
             if decomposition.device.type == "cpu":
-                block = extract_block(_on_host(parts, keys), config.threshold, included)
+                layer = _on_host(parts, keys, previous)
+                if parts.inputs is not None and isinstance(layer.ranking, Projection):
+                    previous = parts.inputs, layer.ranking
+                block = extract_block(layer, config.threshold, included)
             else:
                 mask = torch.from_numpy(included).to(decomposition.device)
                 block = extract_block_on_device(parts, keys.start(parts.layer), config.threshold, mask)
         yield block
 
 
-def _on_host(parts: LayerParts, keys: KeySpace) -> LayerActivations:
+def _on_host(parts: LayerParts, keys: KeySpace, previous: tuple[Tensor, Projection] | None = None) -> LayerActivations:
+    """``previous``: inputs of the layer before, which are often those of this one (q, k and v read the same)."""
     ranking: Columns | Projection | None = None
     if parts.inputs is not None:
         assert parts.weights is not None
-        ranking = Projection(_array(parts.inputs.flatten(0, -2)), _array(parts.weights))
+        if previous is not None and previous[0] is parts.inputs:
+            ranking = Projection(previous[1].inputs, _array(parts.weights), previous[1].sums)
+        else:
+            ranking = Projection(_array(parts.inputs.flatten(0, -2)), _array(parts.weights))
     elif parts.ranking is not None:
         ranking = Columns(*_matrix(parts.ranking))
     return LayerActivations(
@@ -97,12 +105,12 @@ def _on_host(parts: LayerParts, keys: KeySpace) -> LayerActivations:
 
 
 def _array(tensor: Tensor) -> NDArray[np.float32]:
-    return tensor.float().cpu().contiguous().numpy()
+    return tensor.float().contiguous().numpy()
 
 
 def _matrix(tensor: Tensor) -> tuple[NDArray[np.float32], int]:
     """[batch, seq, n] as columns of a contiguous [positions, width] matrix, without copying a slice of one."""
-    flat = tensor.float().cpu().flatten(0, -2)
+    flat = tensor.float().flatten(0, -2)
     width, offset = flat.stride(0), flat.storage_offset()
     if flat.stride(-1) == 1 and offset + flat.shape[-1] <= width and flat.shape[0] > 1:
         whole = torch.as_strided(flat, (flat.shape[0], width), (width, 1), 0)

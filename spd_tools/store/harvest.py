@@ -358,6 +358,16 @@ class Harvest:
         """Other components that fired together with this one at least once."""
         return len(self._correlations.numbers(self.keys.flat(key), "partner"))
 
+    def pairs(self, key: str | ComponentKey) -> Pairs:
+        """A component with all others, to rank by several metrics.
+
+        Raises:
+            SpdToolsError: for an unknown component.
+        """
+        i = self.keys.flat(key)
+        partner, count = (self._correlations.numbers(i, column) for column in ("partner", "count"))
+        return Pairs.of(i, partner, count, self.firing_counts, self.n_tokens)
+
     def correlated(
         self, key: str | ComponentKey, metric: PairMetric = "pmi", limit: int = 20, weakest: bool = False
     ) -> list[CorrelatedComponent]:
@@ -369,9 +379,7 @@ class Harvest:
         Raises:
             SpdToolsError: for an unknown component or metric, or a negative limit.
         """
-        i = self.keys.flat(key)
         chosen(metric, PAIR_METRICS, "metric of component pairs")
         at_least(limit, 0, "The limit of a list")
-        partner, count = (self._correlations.numbers(i, column) for column in ("partner", "count"))
-        pairs = Pairs.of(i, partner, count, self.firing_counts, self.n_tokens)
+        pairs = self.pairs(key)
         return pairs.records(pairs.ranked(metric, limit, weakest), metric, self.keys)
