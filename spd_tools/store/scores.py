@@ -47,11 +47,20 @@ def largest(limit: int, counts: NDArray[Any]) -> NDArray[np.int64]:
     """Indices of the ``limit`` largest counts above zero, descending, ties by index."""
     if not limit:
         return np.empty(0, np.int64)
-    least = max(1, -_bound(limit, -counts)) if limit < len(counts) else 1
+    least = max(1, _lower_bound(limit, counts)) if limit < len(counts) else 1
     pool = np.flatnonzero(counts > least)
     if len(pool) < limit:
         pool = np.concatenate([pool, np.flatnonzero(counts == least)[: limit - len(pool)]])
     return pool[np.argsort(-counts[pool], kind="stable")][:limit]
+
+
+def _lower_bound(limit: int, counts: NDArray[Any]) -> Any:
+    """A value, seldom far below the largest such, that at least ``limit`` (>= 1, below n) counts reach."""
+    n_columns = 1024
+    n_rows = len(counts) // n_columns
+    if n_rows > 1 and limit <= n_columns:
+        counts = counts[: n_rows * n_columns].reshape(n_rows, n_columns).max(0)
+    return np.partition(counts, len(counts) - limit)[len(counts) - limit]
 
 
 def _bound(limit: int, order: NDArray[Any]) -> Any:
