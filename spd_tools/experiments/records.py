@@ -82,10 +82,14 @@ class Result(Record):
 
     @property
     def excludes_control(self) -> bool | None:
-        """Whether the interval of the effect lies outside that of its control; None where either is missing."""
+        """Whether the interval of the effect lies outside that of its control; None where either is missing.
+
+        False where there is a test and it does not reach 5 %: a sample without spread has an interval without width.
+        """
         if self.effect is None or self.control is None:
             return None
         effect, control = self.effect, self.control
         if effect.low is None or effect.high is None or control.low is None or control.high is None:
             return None
-        return effect.low > control.high or effect.high < control.low
+        apart = effect.low > control.high or effect.high < control.low
+        return apart and (self.p_value is None or self.p_value <= 1 - CONFIDENCE + 1e-12)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import SerializeAsAny, ValidationError
 
 from spd_tools.errors import SpdToolsError
 from spd_tools.experiments.records import Request, Result
@@ -19,6 +19,17 @@ from spd_tools.suggest import did_you_mean
 
 EXPERIMENTS: dict[str, str] = {
     "probe": "Probe",
+    "ablate": "Ablate",
+    "direct_effect": "DirectEffect",
+    "triage": "Triage",
+    "enrichment": "Enrichment",
+    "cofiring": "Cofiring",
+    "interact": "Interact",
+    "generate_and_test": "GenerateAndTest",
+    "sweep": "Sweep",
+    "occlusion": "Occlusion",
+    "minimal_context": "MinimalContext",
+    "position": "Position",
 }
 """Name -> stem of its classes: "probe" is spd_tools.experiments.probe with ProbeRequest, ProbeResult and probe()."""
 
@@ -47,7 +58,7 @@ class Replay(Record):
     """Between numbers of the two results, relative where they are above 1; infinite where they differ in form."""
     holds: bool
     """Identical on the same machine, within 1e-5 on another."""
-    result: Result
+    result: SerializeAsAny[Result]
 
 
 def experiment(name: str) -> Experiment:
@@ -97,7 +108,7 @@ def read_result(document: str | bytes | Mapping[str, Any]) -> Result:
     try:
         data = json.loads(document) if isinstance(document, str | bytes) else document
         return experiment(data["request"]["experiment"]).result.model_validate(data)
-    except (ValidationError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except (ValidationError, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SpdToolsError(f"This is no result of an experiment ({type(error).__name__}); run it again.") from None
 
 

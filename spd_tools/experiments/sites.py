@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,7 +38,7 @@ def sites(
     n: int,
     rng: np.random.Generator,
     *,
-    token: int | None = None,
+    token: int | Collection[int] | None = None,
     first: int = 0,
 ) -> Sites:
     """A uniform sample of at most n positions.
@@ -45,26 +46,30 @@ def sites(
     Args:
         subject: the harvest is used, not the model.
         key: the component that "firing" and "silent" are about.
-        base: "random": any counted position; "firing": where the component fired; "silent": where it did not, in the
-            logged rows.
+        base: "random": any counted position; "firing": where the component fired; "silent": where it did not. All of
+            them in logged rows, which are a uniform sample of rows, as far as the harvest has any.
         n: how many; fewer where there are fewer.
         rng: draws them.
-        token: only positions of this token.
-        first: only positions from this one of their rows on (room for what stands before).
+        token: only positions of this token, or of one of these.
+        first: only positions with a counted position this many tokens before them (room for what stands before).
 
     Raises:
         SpdToolsError: when there is none.
     """
     harvest = subject.harvest
-    flat = _firings(harvest, key) if base == "firing" else _counted(harvest, logged=base == "silent")
+    flat = _firings(harvest, key) if base == "firing" else _counted(harvest, base)
     if base == "silent":
         flat = np.setdiff1d(flat, harvest.activations(key).token, assume_unique=True)
-    if token is not None:
-        flat = flat[harvest.tokens().reshape(-1)[flat] == token]
+    tokens = [token] if isinstance(token, int) else sorted(token or ())
+    if tokens:
+        flat = flat[np.isin(harvest.tokens().reshape(-1)[flat], tokens)]
     if first:
         flat = flat[flat % harvest.seq_len >= first]
+        if harvest.excluded is not None:
+            flat = flat[~harvest.excluded.reshape(-1)[flat - first]]
     if not len(flat):
-        where = "" if token is None else f" on the token {harvest.token_texts.shown(token)!r}"
+        shown = " or ".join(repr(harvest.token_texts.shown(one)) for one in tokens)
+        where = f" on the token {shown}" if shown else ""
         what = {"random": "position", "firing": f"firing of {key}", "silent": f"position without a firing of {key}"}
         room = f" with {first} tokens before it" if first else ""
         raise SpdToolsError(f"The harvest knows no {what[base]}{where}{room}; ask for another component or place.")
@@ -82,9 +87,11 @@ def _firings(harvest: Harvest, key: ComponentKey) -> NDArray[np.int64]:
     return np.sort(np.asarray(stored.row, np.int64) * harvest.seq_len + stored.position)
 
 
-def _counted(harvest: Harvest, *, logged: bool) -> NDArray[np.int64]:
-    """Row * seq + position of everything that was counted (neither padding nor excluded)."""
-    rows = np.asarray(harvest.logged_rows) if logged else np.arange(harvest.n_rows)
+def _counted(harvest: Harvest, base: Base) -> NDArray[np.int64]:
+    """Row * seq + position of what was counted (neither padding nor excluded) in the logged rows."""
+    rows = np.asarray(harvest.logged_rows)
+    if not len(rows) and base == "random":
+        rows = np.arange(harvest.n_rows)
     inside = np.arange(harvest.seq_len) < np.asarray(harvest.row_lengths)[rows][:, None]
     if harvest.excluded is not None:
         inside &= ~harvest.excluded[rows]

@@ -12,7 +12,10 @@ from spd_tools.experiments.records import CONFIDENCE, Estimate
 
 BOOTSTRAP_DRAWS = 2000
 PERMUTATIONS = 4999
+_PROFILE_PERMUTATIONS = 999  # of whole matrices
 _BLOCK_BYTES = 1 << 25
+ROUNDING = 1e-6
+"""Responses that differ by less than this share of the largest one do not differ: batches of other shapes round so."""
 _Z = 1.959963984540054  # of CONFIDENCE
 
 
@@ -44,7 +47,7 @@ def exchange_test(candidate: NDArray[np.floating], controls: NDArray[np.floating
 
     Under the null, which of a context's 1 + k values is the candidate's is arbitrary; that choice is redrawn in every
     context (a randomisation test, exact whatever the distribution; the +1 counts the observed choice: Phipson and
-    Smyth 2010).
+    Smyth 2010). Differences within ``ROUNDING`` are none.
 
     Args:
         candidate: [contexts]
@@ -56,6 +59,7 @@ def exchange_test(candidate: NDArray[np.floating], controls: NDArray[np.floating
     if not n or width < 2:
         return 1.0
     centred = values - values.mean(1, keepdims=True)
+    centred[np.abs(centred) <= ROUNDING * np.abs(values).max()] = 0
     observed = abs(centred[:, 0].sum())
     if not centred.any():
         return 1.0
@@ -71,6 +75,34 @@ def sign_flip_test(values: NDArray[np.floating], rng: np.random.Generator) -> fl
         return 1.0
     signs = rng.integers(0, 2, (PERMUTATIONS, len(values))) * 2 - 1
     return _share_as_large(np.abs(signs @ values), abs(values.sum()), float(np.abs(values).sum()))
+
+
+def profile_test(values: NDArray[np.floating], rng: np.random.Generator) -> float:
+    """p-value of equal columns: do responses of the same contexts depend on the column (a position, say)?
+
+    Under the null, values of a context may change places among its columns; they are permuted within every context.
+    Statistic: sum over columns of n (mean - grand mean)^2 of values centred per context (as Friedman's test, on the
+    values themselves). Differences within ``ROUNDING`` are none.
+
+    Args:
+        values: [contexts, columns]; NaN where a context has no value.
+        rng: draws the permutations.
+    """
+    values = np.asarray(values, np.float64)
+    known = ~np.isnan(values)
+    largest = np.abs(values[known]).max(initial=0)
+    sums = np.zeros((1 + _PROFILE_PERMUTATIONS, values.shape[1]))
+    for row, columns in zip(values, known, strict=True):
+        if not columns.any():
+            continue
+        centred = row[columns] - row[columns].mean()
+        centred[np.abs(centred) <= ROUNDING * largest] = 0
+        sums[0, columns] += centred
+        sums[1:, columns] += rng.permuted(np.tile(centred, (_PROFILE_PERMUTATIONS, 1)), axis=1)
+    if not sums.any():
+        return 1.0
+    statistic = (sums**2 / np.maximum(known.sum(0), 1)).sum(1)
+    return _share_as_large(statistic[1:], float(statistic[0]), float(statistic[0]))
 
 
 def _share_as_large(drawn: NDArray[np.float64], observed: float, scale: float) -> float:

@@ -151,15 +151,23 @@ class Subject:
             raise SpdToolsError(f"The marks in {_short(text)} enclose no token; put them around a word.")
         return MarkedText(tokens, marked)
 
-    def token_of(self, text: str) -> int:
-        """The single token that a text is, with its leading space or without one.
+    def token_of(self, token: int | str) -> int:
+        """The single token that an id or a text is, with its leading space or without one.
 
         Raises:
             SpdToolsError: when it is none, or several.
         """
         from spd_tools.analysis.search import resolve_token
 
-        return resolve_token(self.harvest, text)
+        return resolve_token(self.harvest, token)
+
+    def shown(self, token: int | str) -> str:
+        """A token in a sentence: quoted, what cannot be printed escaped.
+
+        Raises:
+            SpdToolsError: as ``token_of``.
+        """
+        return repr(self.harvest.token_texts.shown(self.token_of(token)))
 
     def row(self, row: int) -> NDArray[np.int64]:
         """Tokens of a harvest row, without its padding.

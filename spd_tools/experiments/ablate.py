@@ -1,0 +1,206 @@
+"""Ablation: a component is removed, kept alone or set to a value, and the next-token logits say what it does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spd_tools.errors import SpdToolsError
+from spd_tools.experiments.ablate_measure import (
+    Controls,
+    Own,
+    control_changes,
+    own_changes,
+    places_of,
+    silent_kl,
+)
+from spd_tools.experiments.ablate_records import AblateRequest, AblateResult, TokenEffect
+from spd_tools.experiments.contrasts import said
+from spd_tools.experiments.intervention import KL_FLOOR, Changes, Intervention
+from spd_tools.experiments.population import central, positive_test, prediction, signed_test
+from spd_tools.experiments.records import Estimate
+from spd_tools.experiments.statistics import bootstrap_mean, holm
+from spd_tools.experiments.subject import Subject
+from spd_tools.experiments.substitution import measure as measure_activation
+
+__all__ = ["MIN_FOR_SUPPRESSION", "AblateRequest", "AblateResult", "TokenEffect", "ablate"]
+
+MIN_FOR_SUPPRESSION = 20
+"""Sites below which nothing is said to suppress."""
+
+
+def ablate(subject: Subject, request: AblateRequest) -> AblateResult:
+    """Change one component at some sites and compare the next-token distributions.
+
+    Raises:
+        SpdToolsError: for an unknown component or token, a value without a clamp or a clamp without one, a place where
+            the component has no sites, and where fewer components or tokens are there to compare with.
+    """
+    subject.harvest.keys.flat(request.key)
+    intervention = _intervention(request)
+    asked = _asked(subject, request)
+    places = places_of(subject, request)
+    own = own_changes(subject, request, places, intervention, asked)
+    controls = control_changes(subject, request, intervention, asked, own)
+
+    def mean(values: NDArray[np.floating], purpose: str) -> Estimate:
+        estimate = bootstrap_mean(values, subject.rng(request, f"interval of {purpose}"))
+        assert estimate is not None  # there is at least one site
+        return estimate
+
+    contexts = places.contexts(subject.harvest)
+    natural = measure_activation(subject, request.key, "ranking", places.position, lambda at: contexts[at]).response
+    silent = silent_kl(subject, request, intervention)
+    kl, kl_control = mean(own.all.kl, "kl"), prediction(controls.kl, KL_FLOOR)
+    kl_p_value = positive_test(kl.value, controls.kl, KL_FLOOR)
+    effect, control, p_value = kl, kl_control, kl_p_value
+    if len(asked):
+        effect = mean(own.all.logits.mean(1), "tokens")
+        pool = np.mean([controls.on_like(at) for at in range(len(asked))], 0)
+        control, p_value = central(pool), signed_test(effect.value, pool)
+    raises, lowers = _listed(subject, request, own, controls)
+    result = AblateResult(
+        **subject.identity(request),
+        kind="counterfactual",
+        population=f"{len(places)} {_where(request)}; {len(controls.keys)} components of like density at their own",
+        n=len(places),
+        effect=effect,
+        control=control,
+        p_value=p_value,
+        summary="",
+        request=request,
+        controls=controls.keys,
+        activation=mean(natural, "activation"),
+        n_negative=int(np.count_nonzero(natural < 0)),
+        kl=kl,
+        kl_control=kl_control,
+        kl_p_value=kl_p_value,
+        later_kl=None if own.all.later_kl is None else mean(own.all.later_kl, "later"),
+        silent_kl=None if silent is None else mean(silent, "silent"),
+        tokens=_asked_lines(subject, request, asked, own, controls),
+        raises=raises,
+        lowers=lowers,
+    )
+    return result.model_copy(update={"summary": _summary(subject, result)})
+
+
+def _intervention(request: AblateRequest) -> Intervention:
+    if request.mode == "clamp" and request.value is None:
+        raise SpdToolsError("A clamp needs the activation to set; give value.")
+    if request.mode != "clamp" and request.value is not None:
+        raise SpdToolsError(f"A value is for clamping, not for {request.mode!r}; leave it out or ask for mode clamp.")
+    if request.mode == "alone" and request.where == "site":
+        raise SpdToolsError("A component is kept alone in whole rows only; ask for where everywhere.")
+    return Intervention(request.mode, request.where, request.value)
+
+
+def _asked(subject: Subject, request: AblateRequest) -> NDArray[np.int64]:
+    found = np.array([subject.token_of(token) for token in request.tokens], np.int64)
+    if len(np.unique(found)) < len(found):
+        raise SpdToolsError("A token is given twice; give each once.")
+    return found
+
+
+def _line(
+    subject: Subject,
+    request: AblateRequest,
+    token: int,
+    changes: Changes,
+    column: int,
+    controls: Controls,
+    like: Estimate | None = None,
+    p_value: float | None = None,
+) -> TokenEffect:
+    effect = bootstrap_mean(changes.logits[:, column], subject.rng(request, f"interval of token {token}"))
+    assert effect is not None
+    return TokenEffect(
+        token_id=token,
+        text=subject.harvest.token_text(token),
+        effect=effect,
+        same_token=central(controls.logits[token]),
+        like_tokens=like,
+        probability_before=float(changes.before[:, column].mean(dtype=np.float64)),
+        probability_after=float(changes.after[:, column].mean(dtype=np.float64)),
+        p_value=p_value,
+    )
+
+
+def _asked_lines(
+    subject: Subject, request: AblateRequest, asked: NDArray[np.int64], own: Own, controls: Controls
+) -> list[TokenEffect]:
+    means = own.all.logits.mean(0, dtype=np.float64)
+    pools = [controls.on_like(at) for at in range(len(asked))]
+    p_values = holm([signed_test(float(mean), pool) for mean, pool in zip(means, pools, strict=True)])
+    return [
+        _line(subject, request, int(token), own.all, at, controls, central(pools[at]), p_values[at])
+        for at, token in enumerate(asked)
+    ]
+
+
+def _listed(
+    subject: Subject, request: AblateRequest, own: Own, controls: Controls
+) -> tuple[list[TokenEffect] | None, list[TokenEffect] | None]:
+    second = own.second
+    if second is None:
+        return None, None
+    start = len(request.tokens)
+    tokens = [int(token) for token in (*own.raised, *own.lowered)]
+    lines = [_line(subject, request, token, second, start + at, controls) for at, token in enumerate(tokens)]
+    return lines[: len(own.raised)], lines[len(own.raised) :]
+
+
+# --- in words ---------------------------------------------------------------------------------------------------------
+
+
+def _where(request: AblateRequest) -> str:
+    if request.sign != "any":
+        return f"sites where it fires with a {request.sign} activation"
+    places = {"firing": "sites where it fires", "silent": "sites where it does not fire", "random": "sites anywhere"}
+    return places[request.base]
+
+
+def _summary(subject: Subject, result: AblateResult) -> str:
+    request = result.request
+    done = {
+        "remove": f"{request.key} removed",
+        "alone": f"{request.key} alone in its layer, against nothing of the layer",
+        "clamp": f"{request.key} set to {request.value}",
+    }[request.mode]
+    reach = "" if request.where == "everywhere" else " at the site only"
+    parts = [
+        f"{done}{reach}, {result.n} {_where(request)}: KL {said(result.kl)} nats (a component of like density "
+        f"{said(result.kl_control)})",
+        *([_asked_said(result)] if request.tokens else _listed_said(subject, result)),
+    ]
+    if result.n < MIN_FOR_SUPPRESSION:
+        parts.append(f"{result.n} sites are too few to claim suppression")
+    if 0 < result.n_negative < result.n:
+        parts.append(
+            f"its activation is negative at {result.n_negative} of the sites, so effects may cancel: ask for one sign"
+        )
+    return "; ".join(parts) + "."
+
+
+def _listed_said(subject: Subject, result: AblateResult) -> list[str]:
+    # Few sites are not enough to speak of lowered tokens.
+    lowers = result.lowers if result.n >= MIN_FOR_SUPPRESSION else None
+    lists: list[tuple[str, Sequence[TokenEffect] | None]] = [("raises", result.raises), ("lowers", lowers)]
+    return [
+        f"it most {verb} {', '.join(subject.shown(line.token_id) for line in lines[:3])}"
+        for verb, lines in lists
+        if lines
+    ]
+
+
+def _asked_said(result: AblateResult) -> str:
+    effect, n = result.effect, len(result.tokens)
+    assert effect is not None
+    what = "the token asked for" if n == 1 else f"the {n} tokens asked for, on average"
+    numbers = f"{said(effect)} logits, like components on like tokens {said(result.control)}"
+    if not result.excludes_control:
+        return f"it does not stand out on {what} ({numbers})"
+    if effect.value < 0 and result.n < MIN_FOR_SUPPRESSION:
+        return f"it moves {what} ({numbers})"
+    return f"it {'raises' if effect.value > 0 else 'lowers'} {what} ({numbers})"

@@ -1,0 +1,319 @@
+"""Generate and test: does a component fire where its label says, on texts written from the label?
+
+Two steps, as only the labeller knows what the label says. Without near misses the tool proposes some, made from the
+positives without running the model; the labeller returns those of which the label says that they do not fire, before
+seeing any activation; then everything is run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from spd_tools.errors import SpdToolsError
+from spd_tools.experiments.contrasts import said
+from spd_tools.experiments.near_misses import NearMiss, near_misses
+from spd_tools.experiments.records import Estimate, Request, Result
+from spd_tools.experiments.statistics import mean_of_shares, wilson
+from spd_tools.experiments.subject import MarkedText, Subject, by_length
+from spd_tools.keys import ComponentKey
+from spd_tools.store.records import EXAMPLE_KINDS, Record
+
+Group = Literal["positive", "negative", "near miss"]
+Status = Literal["choose near misses", "tested"]
+
+CHANCE = Estimate(value=0.5, low=0.5, high=0.5, n=0)
+"""What a label that knows nothing scores."""
+COPIED = 5
+"""From this many tokens on, a text that stands in a shown example is a copy and no accident."""
+BLIND_LIMIT = 0.55
+"""Texts on which a component that fires at random can score more than this are refused."""
+_DENSITIES = np.geomspace(1e-4, 0.9, 60)  # of such components
+
+
+class GenerateAndTestRequest(Request):
+    """Texts in which the label says that the component fires, and texts in which it says that it does not."""
+
+    experiment: Literal["generate_and_test"] = "generate_and_test"
+    positives: list[str] = Field(
+        min_length=1,
+        max_length=128,
+        description="texts in which the label says it fires; «» may enclose the word on which it does",
+    )
+    negatives: list[str] = Field(
+        default=[],
+        max_length=128,
+        description="texts in which it fires nowhere (or, with «», not on the enclosed words)",
+    )
+    near_misses: list[str] = Field(
+        default=[],
+        max_length=128,
+        description="of the proposed candidates, verbatim, all of which the label says that they do not fire; "
+        "empty: propose some",
+    )
+
+
+class TestedText(Record):
+    """One text and what the component did."""
+
+    text: str
+    group: Group
+    token_texts: list[str | None]
+    judged_positions: list[int]
+    """The marked ones, or all."""
+    firing_positions: list[int]
+    """Wherever it fires, judged or not."""
+    fired: bool
+    """At one of the judged positions at least."""
+    as_label_says: bool
+    max_gating: float
+    """Largest gating activation at the judged positions."""
+    max_ranking: float
+    """Ranking activation of the largest absolute value at the judged positions, with its sign."""
+
+
+class Confusion(Record):
+    """Tested texts by what the label says and what the component did."""
+
+    true_positives: int
+    false_negatives: int
+    true_negatives: int
+    false_positives: int
+
+
+class GenerateAndTestResult(Result):
+    """Balanced accuracy of a label: the mean of the share of positives that fire and that of negatives that do not.
+
+    ``effect`` is it, with the MOVER interval of two Wilson intervals; ``control`` is chance. ``p_value``: Fisher's
+    exact test of firing against group. A near miss shares tokens with its positive; where that makes both fire or both
+    be silent, interval and p-value err on the safe side.
+    """
+
+    request: GenerateAndTestRequest
+    status: Status
+    candidates: list[NearMiss]
+    """Near misses to choose from; the same for the same positives, component and seed."""
+    n_positive: int
+    """Tested texts in which it should fire; 0 before near misses are chosen."""
+    n_negative: int
+    """Tested texts in which it should not fire, near misses among them."""
+    n_near_misses: int
+    confusion: Confusion | None
+    sensitivity: Estimate | None
+    """Share of positives that fire."""
+    specificity: Estimate | None
+    """Share of negatives and near misses that do not."""
+    near_miss_specificity: Estimate | None
+    """The same of near misses alone."""
+    texts: list[TestedText]
+
+
+@dataclass(frozen=True)
+class _Given:
+    """A text of the request."""
+
+    text: str
+    group: Group
+    read: MarkedText
+
+    @property
+    def judged(self) -> list[int]:
+        return self.read.marked or list(range(len(self.read.tokens)))
+
+
+def generate_and_test(subject: Subject, request: GenerateAndTestRequest) -> GenerateAndTestResult:
+    """Propose near misses, or test a label on positives, negatives and the chosen near misses.
+
+    Raises:
+        SpdToolsError: for an unknown component, a text that is empty, given twice or copied from a shown example, a
+            near miss that was not proposed, and texts whose lengths alone tell positives from negatives.
+    """
+    copied = _copied(subject, request.key)
+    given = _read(subject, request, copied)
+    positives = [text.read for text in given if text.group == "positive"]
+    candidates = near_misses(subject, request.key, positives, subject.rng(request, "near misses"), copied)
+    if not request.near_misses:
+        return _proposal(subject, request, candidates)
+    proposed = {candidate.text for candidate in candidates}
+    for text in request.near_misses:
+        if text not in proposed:
+            raise SpdToolsError(
+                f"{_short(text)} is no near miss that was proposed for these positives and this seed; return texts of "
+                "the proposal as they are."
+            )
+    _check_lengths(given)
+    return _tested(subject, request, candidates, _test(subject, request.key, given))
+
+
+# --- what was given ---------------------------------------------------------------------------------------------------
+
+
+def _read(subject: Subject, request: GenerateAndTestRequest, copied: Callable[[Sequence[int]], bool]) -> list[_Given]:
+    groups: list[tuple[Group, list[str]]] = [
+        ("positive", request.positives),
+        ("negative", request.negatives),
+        ("near miss", request.near_misses),
+    ]
+    given: list[_Given] = []
+    seen: set[tuple[int, ...]] = set()
+    for group, texts in groups:
+        for text in texts:
+            read = subject.marked_tokens_of(text)
+            tokens = tuple(read.tokens)
+            if tokens in seen:
+                raise SpdToolsError(f"{_short(text)} is given twice; every text counts once, so write another.")
+            if copied(tokens):
+                raise SpdToolsError(f"{_short(text)} stands in an example that is shown; write a text of your own.")
+            seen.add(tokens)
+            given.append(_Given(text, group, read))
+    return given
+
+
+def _copied(subject: Subject, key: ComponentKey) -> Callable[[Sequence[int]], bool]:
+    """Whether tokens stand one after the other in a row of which an example is shown."""
+    harvest = subject.harvest
+    rows = np.unique(np.concatenate([harvest.stored_examples(key, kind).row for kind in EXAMPLE_KINDS]))
+    shown = "|".join(f" {' '.join(map(str, subject.row(int(row)).tolist()))} " for row in rows)
+
+    def copied(tokens: Sequence[int]) -> bool:
+        return len(tokens) >= COPIED and f" {' '.join(map(str, tokens))} " in shown
+
+    return copied
+
+
+def blind_score(positives: Sequence[int], negatives: Sequence[int]) -> float:
+    """The largest expected balanced accuracy of a component that fires at random, over all densities.
+
+    Args:
+        positives: judged tokens of each positive.
+        negatives: the same of each negative.
+    """
+    silent = [((1 - _DENSITIES[:, None]) ** np.asarray(judged)).mean(1) for judged in (positives, negatives)]
+    return float((0.5 + (silent[1] - silent[0]) / 2).max())
+
+
+def _check_lengths(given: list[_Given]) -> None:
+    judged = [
+        [len(text.judged) for text in given if (text.group == "positive") is positive] for positive in (True, False)
+    ]
+    score = blind_score(*judged)
+    if score > BLIND_LIMIT:
+        means = [sum(counts) / len(counts) for counts in judged]
+        raise SpdToolsError(
+            f"A component that fires at random would score up to {score:.2f} here, as positives are judged at "
+            f"{means[0]:.1f} tokens on average and negatives at {means[1]:.1f}; put «» around the words on which it "
+            "should fire, or write negatives as long as the positives."
+        )
+
+
+# --- what came out ----------------------------------------------------------------------------------------------------
+
+
+def _test(subject: Subject, key: ComponentKey, given: list[_Given]) -> list[TestedText]:
+    tested: dict[int, TestedText] = {}
+    for numbers, tokens in by_length([text.read.tokens for text in given]):
+        traces = subject.traces(tokens, [key])
+        for at, number in enumerate(numbers):
+            text = given[number]
+            fires, ranking = traces.fires[at, :, 0], traces.ranking[at, text.judged, 0]
+            fired = bool(fires[text.judged].any())
+            tested[number] = TestedText(
+                text=text.text,
+                group=text.group,
+                token_texts=subject.text_of(text.read.tokens),
+                judged_positions=text.judged,
+                firing_positions=fires.nonzero()[0].tolist(),
+                fired=fired,
+                as_label_says=fired == (text.group == "positive"),
+                max_gating=float(traces.gating[at, text.judged, 0].max()),
+                max_ranking=float(ranking[np.abs(ranking).argmax()]),
+            )
+    return [tested[number] for number in range(len(given))]
+
+
+def _proposal(subject: Subject, request: GenerateAndTestRequest, candidates: list[NearMiss]) -> GenerateAndTestResult:
+    return GenerateAndTestResult(
+        **subject.identity(request),
+        kind="structural",
+        population=f"{len(candidates)} near misses made from {len(request.positives)} positives",
+        n=0,
+        effect=None,
+        control=None,
+        p_value=None,
+        summary=f"Nothing was run yet: of these {len(candidates)} candidates return, verbatim as near_misses and with "
+        "everything else as it was, all of which the label says that they do not fire; for other candidates change "
+        "the seed or the positives.",
+        request=request,
+        status="choose near misses",
+        candidates=candidates,
+        n_positive=0,
+        n_negative=0,
+        n_near_misses=0,
+        confusion=None,
+        sensitivity=None,
+        specificity=None,
+        near_miss_specificity=None,
+        texts=[],
+    )
+
+
+def _tested(
+    subject: Subject, request: GenerateAndTestRequest, candidates: list[NearMiss], texts: list[TestedText]
+) -> GenerateAndTestResult:
+    positives = [text.fired for text in texts if text.group == "positive"]
+    negatives = [text.fired for text in texts if text.group != "positive"]
+    misses = [text.fired for text in texts if text.group == "near miss"]
+    sensitivity = wilson(sum(positives), len(positives))
+    specificity = wilson(len(negatives) - sum(negatives), len(negatives))
+    assert sensitivity is not None
+    assert specificity is not None
+    effect = mean_of_shares(sensitivity, specificity)
+    return GenerateAndTestResult(
+        **subject.identity(request),
+        kind="counterfactual",
+        population=f"{len(texts)} texts written from the label, {len(misses)} of them near misses",
+        n=len(texts),
+        effect=effect,
+        control=CHANCE,
+        p_value=fisher_exact(sum(positives), len(positives), sum(negatives), len(negatives)),
+        summary=f"{request.key} fires in {sum(positives)} of {len(positives)} texts where the label says so, and in "
+        f"{sum(negatives)} of {len(negatives)} where it says not (near misses: {sum(misses)} of {len(misses)}): "
+        f"balanced accuracy {said(effect)}, chance 0.5. This is about when it fires, not about what it does.",
+        request=request,
+        status="tested",
+        candidates=candidates,
+        n_positive=len(positives),
+        n_negative=len(negatives),
+        n_near_misses=len(misses),
+        confusion=Confusion(
+            true_positives=sum(positives),
+            false_negatives=len(positives) - sum(positives),
+            true_negatives=len(negatives) - sum(negatives),
+            false_positives=sum(negatives),
+        ),
+        sensitivity=sensitivity,
+        specificity=specificity,
+        near_miss_specificity=wilson(len(misses) - sum(misses), len(misses)),
+        texts=texts,
+    )
+
+
+def fisher_exact(fired_a: int, n_a: int, fired_b: int, n_b: int) -> float:
+    """Two-sided p-value of Fisher's exact test: the tables with these margins that are no more likely (integers)."""
+    fired = fired_a + fired_b
+
+    def ways(first: int) -> int:
+        return math.comb(n_a, first) * math.comb(n_b, fired - first)
+
+    possible = [ways(first) for first in range(max(0, fired - n_b), min(n_a, fired) + 1)]
+    observed = ways(fired_a)
+    return sum(count for count in possible if count <= observed) / sum(possible)
+
+
+def _short(text: str, limit: int = 60) -> str:
+    return repr(text if len(text) <= limit else text[: limit - 1] + "…")

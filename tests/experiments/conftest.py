@@ -1,0 +1,42 @@
+"""Planted harvests with a live model behind them, made once for all tests of this folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from planted_subjects import harvest_planted, key_of, planted, token_of
+
+from spd_tools.experiments import Subject
+
+__all__ = ["key_of", "planted", "token_of"]  # other tests take them from here
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Batches are small: threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def subjects(tmp_path_factory) -> dict[int, Subject]:
+    """Seed (0, 1, 2) -> subject: 512 rows of 64 tokens, all of them logged."""
+    with pytest.MonkeyPatch.context() as patch:
+        return harvest_planted(patch, tmp_path_factory.mktemp("experiments"), seq_len=64)
+
+
+@pytest.fixture(scope="session")
+def short_subjects(tmp_path_factory) -> dict[int, Subject]:
+    """The same with rows of 24 tokens, for what is done hundreds of times."""
+    with pytest.MonkeyPatch.context() as patch:
+        return harvest_planted(patch, tmp_path_factory.mktemp("short"), seq_len=24)
+
+
+@pytest.fixture(scope="session")
+def subject(subjects) -> Subject:
+    """Seed 0: the one whose words the tests may name."""
+    return subjects[0]
