@@ -34,6 +34,16 @@ class Settings:
         """All harvests: <run_id>/<harvest_id>/."""
         return self.out_dir / "harvest"
 
+    @property
+    def annotations_dir(self) -> Path:
+        """Annotations, one file per run."""
+        return self.out_dir / "annotations"
+
+    @property
+    def jobs_dir(self) -> Path:
+        """Detached jobs, one folder each."""
+        return self.out_dir / "jobs"
+
     def run_cache(self, run_id: str) -> Path:
         """Folder of one downloaded run."""
         return self.runs_dir / run_id
@@ -45,3 +55,7 @@ class Settings:
     def harvest(self, run_id: str, harvest_id: str) -> Path:
         """Folder of one harvest."""
         return self.harvests_dir / run_id / harvest_id
+
+    def annotations(self, run_id: str) -> Path:
+        """Annotations of one run."""
+        return self.annotations_dir / f"{run_id}.sqlite"

@@ -1,0 +1,186 @@
+"""What a label needs before it is called supported."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_origin
+
+from spd_tools.annotations.inputs import shown
+from spd_tools.annotations.records import LabelDraft
+
+if TYPE_CHECKING:
+    from spd_tools.experiments.records import Estimate, Request, Result
+
+MIN_TEXTS = 10
+"""Positive texts, and negative ones, of a generate-and-test."""
+MIN_SCORE = 0.6
+"""What the lower end of its interval must exceed."""
+MIN_ABLATED = 20
+"""Observations behind a claim of suppression."""
+TEST = "generate_and_test"
+ABLATION = "ablate"
+NO_INTERVENTION = frozenset({"probe", TEST})
+"""Counterfactual, as the model runs on new input, but with nothing changed beside something unchanged."""
+
+_SUPPRESSES = re.compile(
+    r"\b(?:suppress|inhibit|lower(?!\s*-?\s*case)|decreas|diminish|dampen|discourag|demot|push(?:es|ed|ing)? down"
+    r"|reduc(?:e|es|ed|ing|tion)\b)",
+    re.IGNORECASE,
+)
+_MARKS = str.maketrans("", "", "«»")
+
+
+class _TestRequest(Protocol):
+    positives: list[str]
+    negatives: list[str]
+    near_misses: list[str]
+
+
+class _Test(Protocol):
+    id: str
+    effect: Estimate | None
+    n_positive: int
+    n_negative: int
+    n_near_misses: int
+    request: _TestRequest
+
+
+def normalised(text: str) -> str:
+    """A text without its marks («»), case and differences of white space: what makes it the same text again."""
+    return " ".join(text.translate(_MARKS).casefold().split())
+
+
+def texts_of(request: Request) -> set[str]:
+    """Normalised texts in a request: every string in it but the component's name and choices of a few."""
+    names = {name for name, field in type(request).model_fields.items() if get_origin(field.annotation) is Literal}
+    found: set[str] = set()
+    waiting: list[Any] = [request.model_dump(mode="json", exclude={"key", *names})]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            found.add(normalised(value))
+        elif isinstance(value, Mapping):
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+    return found - {""}
+
+
+def missing_for_support(
+    draft: LabelDraft, evidence: Sequence[Result], earlier_texts: Mapping[str, AbstractSet[str]]
+) -> list[str]:
+    """What a label lacks to be supported, as sentences that say what to do next; empty when it lacks nothing.
+
+    It needs (a) a counterfactual result, other than of a probe or a generate-and-test, whose interval excludes that of
+    its control; (b) a generate-and-test of at least 10 + 10 texts that had not been used, half of the negatives near
+    misses chosen by the tool, with the lower end of its interval above 0.6; (c) where the label claims suppression (by
+    ``output_effect`` "lowers" or "mixed", or in the words of its output view), an ablation of n >= 20 whose interval
+    excludes that of its control and, for "lowers", that did not find its named tokens raised.
+
+    Args:
+        draft: the label.
+        evidence: results that it cites, all about its component and decomposition.
+        earlier_texts: id of a generate-and-test -> normalised texts of all evidence about the component before it.
+    """
+    return [
+        *_missing_intervention(evidence),
+        *_missing_test(evidence, earlier_texts),
+        *(_missing_ablation(draft, evidence) if claims_suppression(draft) else ()),
+    ]
+
+
+def claims_suppression(draft: LabelDraft) -> bool:
+    """Whether a label says that its component lowers the logits of some tokens."""
+    return draft.output_effect in ("lowers", "mixed") or _SUPPRESSES.search(draft.output_view) is not None
+
+
+def _missing_intervention(evidence: Sequence[Result]) -> list[str]:
+    changed = [
+        result
+        for result in evidence
+        if result.kind == "counterfactual" and result.request.experiment not in NO_INTERVENTION
+    ]
+    if any(result.excludes_control for result in changed):
+        return []
+    if not changed:
+        return [
+            "It cites no experiment in which something was changed: run the one that tells the label from its rivals "
+            "(sweep, occlusion, minimal_context, position, interact or ablate) and cite its id."
+        ]
+    ids = ", ".join(result.id for result in changed)
+    return [
+        f"The interval of the effect does not exclude that of its control in {ids}: take more observations, try "
+        "another experiment, or give up the label."
+    ]
+
+
+def _missing_test(evidence: Sequence[Result], earlier_texts: Mapping[str, AbstractSet[str]]) -> list[str]:
+    tests = [cast("_Test", result) for result in evidence if result.request.experiment == TEST]
+    if not tests:
+        return [
+            f"It cites no {TEST}: write at least {MIN_TEXTS} texts on which the component should fire and "
+            f"{MIN_TEXTS} on which it should not, half of these near misses chosen by the tool, run {TEST} on them "
+            "and cite its id."
+        ]
+    return min((_problems(test, earlier_texts.get(test.id, frozenset())) for test in tests), key=len)
+
+
+def _problems(test: _Test, earlier: AbstractSet[str]) -> list[str]:
+    request = test.request
+    positives = {normalised(text) for text in request.positives}
+    negatives = {normalised(text) for text in (*request.negatives, *request.near_misses)}
+    problems: list[str] = []
+    for what, n in (
+        ("positive", min(test.n_positive, len(positives))),
+        ("negative", min(test.n_negative, len(negatives))),
+    ):
+        if n < MIN_TEXTS:
+            problems.append(
+                f"{test.id} has {n} different {what} texts: test again, on at least {MIN_TEXTS} fresh ones."
+            )
+    if 2 * test.n_near_misses < test.n_negative:
+        problems.append(
+            f"In {test.id} {test.n_near_misses} of {test.n_negative} negatives are near misses chosen by the tool: "
+            "test again on fresh texts, at least half of the negatives near misses that the tool proposes."
+        )
+    used = sorted((positives | negatives) & earlier)
+    if used:
+        problems.append(
+            f"{len(used)} of the texts in {test.id} had been used on this component before ({shown(used[0])}): test "
+            "again on fresh ones."
+        )
+    effect = test.effect
+    if effect is None or effect.low is None:
+        problems.append(f"{test.id} has no interval: test again on more fresh texts.")
+    elif effect.low <= MIN_SCORE:
+        problems.append(
+            f"{test.id} scores {effect.value:.2f} with an interval from {effect.low:.2f}, which must be above "
+            f"{MIN_SCORE}: correct the label and test the new one on fresh texts."
+        )
+    return problems
+
+
+def _missing_ablation(draft: LabelDraft, evidence: Sequence[Result]) -> list[str]:
+    ablations = [result for result in evidence if result.request.experiment == ABLATION]
+    sound = [result for result in ablations if result.n >= MIN_ABLATED and result.excludes_control]
+    if not sound:
+        return [
+            f"It claims that the component lowers something, which only an intervention shows: run {ABLATION} on at "
+            f"least {MIN_ABLATED} positions, find an interval that excludes that of the control, and cite its id."
+        ]
+    if draft.output_effect == "lowers" and all(map(_raises, sound)):
+        ids = ", ".join(result.id for result in sound)
+        return [
+            f"The component raises the tokens asked for in {ids}: correct the label, or {ABLATION} those it lowers."
+        ]
+    return []
+
+
+def _raises(ablation: Result) -> bool:
+    """Whether named tokens were found to be raised; a clamp may go either way, and a KL has no direction."""
+    request = ablation.request
+    return (
+        bool(request.tokens) and request.mode != "clamp" and ablation.effect is not None and ablation.effect.value > 0
+    )
