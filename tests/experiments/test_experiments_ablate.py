@@ -71,7 +71,6 @@ def test_planted_effects_stand_out_from_what_like_components_do(short_subjects):
             tried += 1
             missed += [] if right else [(seed, rule.name)]
     assert tried > 50
-    print(tried, missed)
     assert len(missed) <= 0.05 * tried, missed
 
 
