@@ -16,9 +16,11 @@ from spd_tools.cli.arguments import (
     positive_int,
     share,
 )
-from spd_tools.cli.output import print_json, show
+from spd_tools.cli.output import note, print_json, show
+from spd_tools.errors import SpdToolsError
 
 if TYPE_CHECKING:
+    from spd_tools.annotations import LabelRecord
     from spd_tools.store.harvest import Harvest
 
 _LIST_LENGTH = 20
@@ -66,8 +68,9 @@ def _add_context(parser: Parser) -> None:
 
 
 def _add_search(commands: Subparsers) -> None:
-    search = add_command(commands, "search", _search, "find components by token, layer and density")
+    search = add_command(commands, "search", _search, "find components by token, layer and density, or by label")
     add_run_options(search)
+    search.add_argument("--label", metavar="WORDS", help="labels that hold all of these words, best first")
     token = search.add_mutually_exclusive_group()
     token.add_argument("--token", metavar="TEXT", help='text of one token, with its space: " the"')
     token.add_argument("--token-id", type=non_negative_int, metavar="ID")
@@ -104,7 +107,18 @@ def _overview(args: argparse.Namespace) -> None:
     else:
         from spd_tools.render.overview import overview_page
 
-        show(*overview_page(found, harvest.token_texts))
+        show(*overview_page(found, harvest.token_texts, _label(harvest, args.key)))
+
+
+def _label(harvest: Harvest, key: str) -> LabelRecord | None:
+    """A component's label; where labels cannot be read, what was counted is shown all the same, with a remark."""
+    from spd_tools.annotations import Annotations
+
+    try:
+        return Annotations.of(harvest).label(key)
+    except SpdToolsError as error:
+        note(str(error))
+        return None
 
 
 def _examples(args: argparse.Namespace) -> None:
@@ -163,6 +177,9 @@ def _search(args: argparse.Namespace) -> None:
     from spd_tools.store.scores import MIN_COUNT
 
     harvest = _open(args)
+    if args.label is not None:
+        _search_labels(args, harvest)
+        return
     result = search(
         harvest,
         token=args.token if args.token_id is None else args.token_id,
@@ -181,3 +198,19 @@ def _search(args: argparse.Namespace) -> None:
         from spd_tools.render.lists import search_page
 
         show(search_page(harvest, args.side, result))
+
+
+def _search_labels(args: argparse.Namespace, harvest: Harvest) -> None:
+    from spd_tools.annotations import Annotations
+
+    others = (args.token, args.token_id, args.min_count, args.layer, args.sort)
+    narrowed = args.min_density > 0 or args.max_density < 1 or args.side != "input" or args.ascending
+    if narrowed or any(other is not None for other in others):
+        raise SpdToolsError("A search by label knows no token, layer, density or order; leave those out.")
+    labels = Annotations.of(harvest).search_labels(args.label, args.limit)
+    if args.json:
+        print_json(labels)
+        return
+    from spd_tools.render.labels import labelled_page
+
+    show(labelled_page(harvest, labels))

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from spd_tools.cli import harvests, look, machine, runs, transfer
+from spd_tools.cli import (
+    experiments,
+    harvests,
+    install_claude,
+    jobs,
+    labels,
+    look,
+    machine,
+    mcp,
+    notebook,
+    runs,
+    transfer,
+)
 from spd_tools.cli.arguments import Parser
 
 
@@ -11,6 +23,6 @@ def build_parser() -> Parser:
     parser = Parser(prog="spd-tools", description="Count, look at and explain the components of neural networks.")
     parser.set_defaults(json=False)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for group in (harvests, look, runs, transfer, machine):
+    for group in (harvests, look, experiments, labels, notebook, runs, jobs, transfer, mcp, install_claude, machine):
         group.add_commands(commands)
     return parser

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from spd_tools.render.numbers import count, date, size
 from spd_tools.render.safe import visible
-from spd_tools.render.tables import add_cells, plain_table, titled
+from spd_tools.render.tables import add_cells, facts_table, plain_table, titled
 
 if TYPE_CHECKING:
     from spd_tools.doctor import Check
@@ -43,18 +43,13 @@ def runs_table(harvests: Sequence[StoredHarvest]) -> Table:
 
 def harvest_details(harvest: StoredHarvest) -> RenderableType:
     """Everything that the manifest says about a harvest but its checksums."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
     facts = {"state": harvest.state, "folder": str(harvest.folder)}
     facts |= {"size": size(harvest.bytes), "changed": date(harvest.modified)}
     if harvest.problem is not None:
         facts["problem"] = harvest.problem
     if harvest.manifest is not None:
         facts |= _manifest_facts(harvest.manifest)
-    for name, fact in facts.items():
-        table.add_row(Text(name), Text(visible(fact)))
-    return titled(f"{harvest.run_id}, harvest {harvest.harvest_id}", table, " ")
+    return titled(f"{harvest.run_id}, harvest {harvest.harvest_id}", facts_table(facts), " ")
 
 
 def _manifest_facts(manifest: Manifest) -> dict[str, str]:

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import math
 import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from spd_tools.annotations.records import MainNumber
+    from spd_tools.experiments import Estimate
 
 
 def number(value: float | None) -> str:
@@ -18,6 +23,29 @@ def number(value: float | None) -> str:
         digits = max(0, 2 - math.floor(math.log10(abs(value))))
         return f"{value:.{digits}f}"
     return f"{value:.2e}"
+
+
+def interval(found: Estimate | MainNumber | None) -> str:
+    """Its ends; – for what does not exist and where there are too few observations for an interval."""
+    if found is None or found.low is None or found.high is None:
+        return number(None)
+    return f"{number(found.low)} to {number(found.high)}"
+
+
+def estimate(found: Estimate | MainNumber | None) -> str:
+    """The number and its interval."""
+    if found is None:
+        return number(None)
+    if found.low is None or found.high is None:
+        return number(found.value)
+    return f"{number(found.value)} ({interval(found)})"
+
+
+def p_value(value: float | None) -> str:
+    """Two significant digits; one that underflows is not zero."""
+    if value is None:
+        return number(None)
+    return f"{value:.2g}" if value else "<1e-300"
 
 
 def logarithm(value: float) -> str:

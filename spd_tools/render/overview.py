@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -14,6 +15,7 @@ from spd_tools.analysis.regions import Regions
 from spd_tools.render.colours import NEGATIVE, POSITIVE
 from spd_tools.render.examples import ExampleLines, Reading
 from spd_tools.render.histogram import histogram
+from spd_tools.render.labels import label_line
 from spd_tools.render.numbers import count, density, number, percent
 from spd_tools.render.safe import visible
 from spd_tools.render.tables import (
@@ -29,6 +31,9 @@ from spd_tools.render.tables import (
 )
 from spd_tools.store.records import CorrelatedComponent, Side, TokenScore
 from spd_tools.store.tokentext import TokenText
+
+if TYPE_CHECKING:
+    from spd_tools.annotations import LabelRecord
 
 _WEAKEST = 5
 _BY_PMI = ("both", "expected", "PMI")
@@ -50,13 +55,20 @@ def reading(overview: Overview, spelling: TokenText) -> Reading:
     )
 
 
-def overview_page(overview: Overview, spelling: TokenText) -> Iterator[RenderableType]:
-    """Everything of an overview, top to bottom; of a component that never fired only that."""
+def overview_page(
+    overview: Overview, spelling: TokenText, label: LabelRecord | None = None
+) -> Iterator[RenderableType]:
+    """Everything of an overview, top to bottom; of a component that never fired only that.
+
+    ``label``: the component's, where it has one.
+    """
     component = overview.component
     yield Text.assemble(
         (visible(str(component.key)), "bold reverse"),
         (visible(f"  run {overview.run_id}, harvest {overview.harvest_id}"), "dim"),
     )
+    if label is not None:
+        yield label_line(label)
     if not component.firing_count:
         yield Text(f"never fired on {overview.n_tokens:,} tokens")
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
@@ -38,6 +38,16 @@ def plain_table(names: Sequence[str], *, right: Sequence[str] = ()) -> Table:
 def add_cells(table: Table, *cells: str | Text) -> None:
     """A row of data: strings are made visible and are not markup."""
     table.add_row(*(cell if isinstance(cell, Text) else Text(visible(cell)) for cell in cells))
+
+
+def facts_table(facts: Mapping[str, str] | Mapping[str, Text]) -> Table:
+    """Names, and what there is to say about each."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, fact in facts.items():
+        table.add_row(Text(name), fact if isinstance(fact, Text) else Text(visible(fact)))
+    return table
 
 
 def titled(title: str, body: RenderableType, caption: str = "") -> RenderableType:

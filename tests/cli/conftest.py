@@ -1,6 +1,8 @@
 import json
 
 import pytest
+import torch
+from demo_store import make_demo
 from reference_store import random_input, write_reference_store
 from tokenizers import Tokenizer, decoders, models
 
@@ -70,3 +72,22 @@ def run_json(run):
 def lettered(add_harvest):
     """A harvest whose tokens are the letters a to k."""
     return add_harvest(tokenizer=letters())
+
+
+@pytest.fixture(scope="session")
+def demo_folder(tmp_path_factory):
+    """An SPD_OUT_DIR with the demo's harvest."""
+    folder = tmp_path_factory.mktemp("cli")
+    make_demo(folder)
+    return folder
+
+
+@pytest.fixture
+def demo(demo_folder, out_dir):
+    """The test's own SPD_OUT_DIR with the demo's harvest, whose model runs, and without notes."""
+    out_dir.mkdir()
+    (out_dir / "harvest").symlink_to(demo_folder / "harvest")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # batches are small: threads would only wait for each other
+    yield out_dir
+    torch.set_num_threads(threads)

@@ -1,0 +1,239 @@
+import json
+import re
+from argparse import SUPPRESS
+from typing import Literal, Union, get_args, get_origin
+
+import pytest
+from demo_store import KEY, NEGATIVES, OTHER, PARAMETERS, POSITIVES, misses_tools
+
+from spd_tools.cli.parser import build_parser
+from spd_tools.experiments import EXPERIMENTS, Subject, experiment, make_request
+from spd_tools.experiments import run as run_experiment
+from spd_tools.store.reader import open_harvest
+
+LINES = {
+    "ablate": ["--token", "falls", "--n-sites", 4, "--n-controls", 5],
+    "cofiring": [OTHER],
+    "direct_effect": [],
+    "enrichment": ["--limit", 3],
+    "generate_and_test": ["--positive", *POSITIVES[:2]],
+    "interact": ["--first", "saw", "--second", "cat", "drill", "--n-contexts", 4, "--n-controls", 2],
+    "minimal_context": ["--n-contexts", 3, "--n-draws", 2, "--max-length", 3],
+    "occlusion": ["--n-contexts", 6, "--window", 3, "--n-draws", 2],
+    "position": ["--n-contexts", 4, "--n-positions", 3, "--n-draws", 2],
+    "probe": ["the needle and the saw sings", "a cat sleeps"],
+    "sweep": ["--token", "needle", "--token", "cat", "--n-contexts", 8, "--n-controls", 2],
+    "triage": ["--n-sites", 2, "--n-controls", 3],
+}
+"""Experiment -> the command line that says the same as its PARAMETERS."""
+
+
+def command_of(name):
+    return name.replace("_", "-")
+
+
+def subparsers():
+    [choices] = [action.choices for action in build_parser()._actions if action.choices]
+    return choices
+
+
+def literal_values(annotation):
+    """Values that a field may have, where they are listed; of a union, those of its parts."""
+    if get_origin(annotation) is Literal:
+        return set(get_args(annotation))
+    parts = get_args(annotation) if get_origin(annotation) is Union or "|" in str(annotation) else ()
+    return {value for part in parts for value in literal_values(part)}
+
+
+# --- the options are those of the requests ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_field_of_a_request_is_an_option_and_none_has_a_default_of_its_own(name):
+    parser = subparsers()[command_of(name)]
+    fields = experiment(name).request.model_fields
+    options = {action.dest: action for action in parser._actions if action.dest in fields}
+    assert options.keys() == fields.keys() - {"experiment"}
+    for field, action in options.items():
+        assert not action.option_strings or action.default is SUPPRESS, field
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_choices_are_those_of_the_request(name):
+    actions = {action.dest: action for action in subparsers()[command_of(name)]._actions}
+    for field, info in experiment(name).request.model_fields.items():
+        if field != "experiment" and (values := literal_values(info.annotation)):
+            assert set(actions[field].choices) == values, field
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_defaults_that_the_help_tells_are_those_of_the_request(name):
+    fields = experiment(name).request.model_fields
+    for action in subparsers()[command_of(name)]._actions:
+        told = re.search(r"\(default (-?[\d.]+)\)", action.help or "")
+        if told and action.dest in fields:
+            assert float(told[1]) == fields[action.dest].default, action.dest
+
+
+# --- results ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_json_is_the_result_of_the_function(demo, run_json, name):
+    found = run_json(command_of(name), KEY, *LINES[name])
+    subject = Subject(open_harvest("demo"))
+    expected = run_experiment(subject, make_request(name, {"key": KEY, **PARAMETERS[name]}))
+    assert found == expected.model_dump(mode="json")
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_page_is_printed_and_nothing_on_stderr(demo, run, name):
+    code, out, err = run(command_of(name), KEY, *LINES[name])
+    assert (code, err) == (0, "")
+    assert re.search(rf"{KEY}.*{name}-[0-9a-f]{{12}}", out)
+
+
+def test_results_are_stored_with_their_author(demo, run_json, monkeypatch):
+    monkeypatch.setenv("SPD_TOOLS_AUTHOR", "ann")
+    first = run_json("probe", KEY, "the saw sings")
+    second = run_json("probe", KEY, "the saw sleeps", "--author", "bob")
+    found = run_json("evidence", KEY)
+    assert [(record["id"], record["author"]) for record in found] == [(second["id"], "bob"), (first["id"], "ann")]
+    assert run_json("evidence", first["id"]) == first
+
+
+def test_tokens_may_be_given_by_id(demo, run_json):
+    by_text = run_json("sweep", KEY, *LINES["sweep"])
+    ids = [token["token_id"] for token in by_text["tokens"]]
+    by_id = run_json("sweep", KEY, "--token-id", *ids, "--n-contexts", 8, "--n-controls", 2)
+    assert [token["token_id"] for token in by_id["tokens"]] == ids
+    assert by_id["request"]["tokens"] == ids
+
+
+@pytest.mark.parametrize("name", ["interact", "position", "sweep"])
+def test_a_plot_is_written(demo, run, tmp_path, name):
+    assert run(command_of(name), KEY, *LINES[name], "--plot", tmp_path / "plot.png")[0] == 0
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_replay_says_that_it_holds(demo, run, run_json):
+    first = run_json("sweep", KEY, *LINES["sweep"])
+    again = run_json("replay", first["id"])
+    assert (again["identical"], again["holds"]) == (True, True)
+    assert again["result"] == first
+    assert "equal to the bit" in run("replay", first["id"])[1]
+
+
+def test_a_replay_that_does_not_hold_is_shown_and_fails(demo, run, run_json, monkeypatch):
+    first = run_json("sweep", KEY, *LINES["sweep"])
+
+    def other(subject, request):
+        return run_experiment(subject, request).model_copy(update={"population": "something else"})
+
+    monkeypatch.setattr("spd_tools.experiments.registry.run", other)
+    code, out, err = run("replay", first["id"])
+    assert code == 1
+    assert "does not hold" in out
+    assert err.startswith(f"{first['id']} did not come out again")
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (["probe", "needle", "a"], "is no component"),
+        (["probe", "h.0.mlp.down_proj:99", "a"], "there is no component"),
+        (["probe", KEY, ""], "A text is empty"),
+        (["probe", KEY, "row:99999"], "There is no row 99999"),
+        (["sweep", KEY], "tokens does not fit"),
+        (["sweep", KEY, "--token", "nosuchword"], "not in the vocabulary"),
+        (["sweep", KEY, "--token", "saw", "--n-contexts", 99999], "n_contexts does not fit"),
+        (["sweep", KEY, "--token", "saw", "--offset", 3], "offset does not fit"),
+        (["occlusion", KEY, "--at", "silent"], "silent positions"),
+        (["ablate", KEY, "--mode", "clamp"], "value"),
+        (["cofiring", KEY, KEY], "always fires with itself"),
+        (["generate-and-test", KEY], "There are no positive texts"),
+        (["replay", "sweep-000000000000"], "There is no evidence"),
+        (["evidence", "sweep-000000000000"], "There is no evidence"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else None,
+)
+def test_bad_input_is_one_sentence(demo, run, line, words):
+    code, out, err = run(*line)
+    assert (code, out) == (1, "")
+    assert words in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [["probe", KEY], ["sweep", KEY, "--offset", "x"], ["sweep", KEY, "--base", "everywhere"], ["cofiring", KEY]],
+    ids=" ".join,
+)
+def test_what_the_parser_refuses_is_exit_code_2(demo, run, line):
+    assert run(*line)[0] == 2
+
+
+def test_an_unnamed_user_is_asked_for_a_name(demo, run, monkeypatch):
+    def nobody():
+        raise KeyError("getpwuid(): uid not found: 4711")
+
+    monkeypatch.setattr("getpass.getuser", nobody)
+    code, _, err = run("probe", KEY, "the saw sings")
+    assert code == 1
+    assert "--author" in err
+
+
+# --- generate and test ------------------------------------------------------------------------------------------------
+
+
+def test_texts_come_from_a_file_and_from_options(demo, run_json, tmp_path):
+    file = tmp_path / "texts.yaml"
+    file.write_text('positives: ["the green «saw» falls"]\nnegatives:\n  - the green «cat» falls\n')
+    request = run_json("generate-and-test", KEY, "--texts", file, "--positive", POSITIVES[1])["request"]
+    assert request["positives"] == POSITIVES[:2]
+    assert request["negatives"] == NEGATIVES[:1]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "neither JSON nor YAML"),
+        ("a: !!python/object:os.system {}", "neither JSON nor YAML"),
+        ("\udcff", "neither JSON nor YAML"),
+        ("[1, 2]", "is no mapping"),
+        ("", "is no mapping"),
+        ('{"positive": ["a"]}', "has 'positive'"),
+        ('{"positives": "a"}', "positives in"),
+        ('{"positives": [1]}', "positives in"),
+    ],
+)
+def test_a_bad_file_of_texts_is_one_sentence(demo, run, tmp_path, content, words):
+    file = tmp_path / "texts.json"
+    file.write_bytes(content.encode(errors="surrogateescape"))
+    code, out, err = run("generate-and-test", KEY, "--texts", file)
+    assert (code, out) == (1, "")
+    assert words in err
+    assert err.count("\n") == 1
+
+
+def test_a_missing_file_of_texts_is_one_sentence(demo, run, tmp_path):
+    code, _, err = run("generate-and-test", KEY, "--texts", tmp_path / "none.json")
+    assert code == 1
+    assert "No such file" in err
+
+
+def test_texts_that_were_used_are_refused(demo, run, run_json, tmp_path):
+    texts = {"positives": POSITIVES[:3], "negatives": NEGATIVES[:2]}
+    file = tmp_path / "texts.json"
+    file.write_text(json.dumps(texts))
+    proposed = run_json("generate-and-test", KEY, "--texts", file)
+    assert run_json("evidence") == []
+    chosen = [miss["text"] for miss in proposed["candidates"] if misses_tools(miss["text"])][:3]
+    file.write_text(json.dumps({**texts, "near_misses": chosen}))
+    assert run_json("generate-and-test", KEY, "--texts", file)["status"] == "tested"
+    code, _, err = run("generate-and-test", KEY, "--texts", file, "--seed", 1)
+    assert code == 1
+    assert "only fresh texts test a label" in err
