@@ -78,6 +78,8 @@ def home(tmp_path_factory):
     tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="[EOS]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     tokenizer.save(str(folder / "tokenizer.json"))
+    [generated] = blocks("yaml")
+    (folder / "gate.yaml").write_text(generated)
     return folder
 
 
@@ -87,11 +89,15 @@ def outputs(home):
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {name: value for name, value in os.environ.items() if name not in ("SPD_OUT_DIR", "COLUMNS")}
     found = {}
+    environment |= {"HOME": str(home), "PATH": path}
     for command in TYPED:
+        if command.line.startswith("export "):
+            name, value = command.line.removeprefix("export ").split("=")
+            environment[name] = value
         done = subprocess.run(
             ["bash", "-c", command.line],
             cwd=home,
-            env=environment | {"HOME": str(home), "PATH": path},
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
