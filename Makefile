@@ -6,11 +6,12 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Without an NVIDIA driver there is no use for a torch that brings CUDA along.
 CONSTRAINTS := $(if $(shell command -v nvidia-smi 2>/dev/null),,-c constraints-cpu.txt)
 RUNTIME := $(VENV)/.runtime-installed
+CLIENTS := tests/clients/node_modules/.installed
 DEV := $(VENV)/.dev-installed
 
 # Two targets would otherwise install into one environment at the same time.
 .NOTPARALLEL:
-.PHONY: demo test check format type bench bench-large-vocab bench-scale bench-read clean
+.PHONY: demo test clients check format type bench bench-large-vocab bench-scale bench-read bench-mcp clean
 
 demo: $(RUNTIME)
 	$(BIN)/spd-tools demo
@@ -18,6 +19,9 @@ demo: $(RUNTIME)
 # Whole files go to a process: the tests of one share what is costly to set up.
 test: $(DEV)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Programs that the tests of tests/clients drive: Claude Code, the MCP Inspector, the conformance suite.
+clients: $(CLIENTS)
 
 check: $(DEV)
 	$(BIN)/ruff check .
@@ -43,8 +47,11 @@ bench-scale: $(DEV)
 bench-read: $(DEV)
 	$(BIN)/python -m benchmarks.bench_read
 
+bench-mcp: $(DEV)
+	$(BIN)/python -m benchmarks.bench_mcp
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) tests/clients/node_modules build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find spd_tools mcp_server benchmarks tests -name __pycache__ -prune -exec rm -rf {} +
 
 # The virtual environment; made again where a moved or removed Python left a dead one.
@@ -62,3 +69,9 @@ $(RUNTIME): $(BIN)/python pyproject.toml constraints-cpu.txt
 $(DEV): $(BIN)/python pyproject.toml constraints-cpu.txt
 	$(PIP_INSTALL) $(CONSTRAINTS) -e '.[dev]'
 	@touch $@ $(RUNTIME)
+
+$(CLIENTS): tests/clients/package.json
+	@command -v npm >/dev/null || \
+	  { echo "The clients need npm (Node.js 20 or newer); install it, then run make clients again." >&2; exit 1; }
+	npm --prefix tests/clients install --no-package-lock --no-audit --no-fund --loglevel=error
+	@touch $@
