@@ -1,1 +1,1 @@
-"""The MCP door of spd-tools."""
+"""The MCP door: thin tools over the same functions as the command line."""

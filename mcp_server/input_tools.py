@@ -1,0 +1,245 @@
+"""Tools that run the model to learn what a component responds to; results become evidence.
+
+Parameters are those of the experiments' requests, which tests/mcp compares. In minimal_context, which is three
+experiments, what is not given is left to the request's own default.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.tools import Tool
+from pydantic import Field
+
+from mcp_server.experimenter import Experimenter
+from mcp_server.parameters import (
+    Author,
+    Base,
+    HarvestId,
+    Key,
+    Response,
+    Run,
+    Seed,
+    Text,
+    Token,
+    TokenOrId,
+)
+from mcp_server.pictures import Answer, Plot
+from mcp_server.tools import EXPERIMENTS, tool
+
+
+class InputExperiments:
+    """What does it respond to?"""
+
+    def __init__(self, experimenter: Experimenter) -> None:
+        self._experimenter = experimenter
+
+    def tools(self) -> list[Tool]:
+        """All of them."""
+        return [
+            tool(self.probe, "Activations on typed texts", EXPERIMENTS),
+            tool(self.sweep, "Substitution sweep: is a token the cause?", EXPERIMENTS),
+            tool(self.minimal_context, "Which context does it need?", EXPERIMENTS),
+            tool(self.interact, "Do two tokens need or block each other?", EXPERIMENTS),
+        ]
+
+    async def probe(
+        self,
+        context: Context,
+        key: Key,
+        texts: Annotated[
+            list[Text], Field(min_length=1, max_length=256, description="texts, or rows of the harvest: row:12")
+        ],
+        author: Author = "",
+        run: Run = "",
+        harvest: HarvestId = "",
+    ) -> str:
+        """Activations of a component at every token of texts that you write, or of rows of the harvest ("row:12").
+
+        The quickest way to try an idea: vary one thing at a time and give the variants together. A probe shows that it
+        fires on these texts, not why, and supports no label. Texts used here cannot be used in generate_and_test
+        afterwards: keep fresh ones for that. Next: sweep or minimal_context, which have controls.
+        """
+        return await self._experimenter.run(context, "probe", key, {"texts": texts}, author, run, harvest)
+
+    async def sweep(
+        self,
+        context: Context,
+        key: Key,
+        tokens: Annotated[
+            list[TokenOrId],
+            Field(min_length=1, max_length=100, description='candidates: texts of one token (" the"), or ids'),
+        ],
+        offset: Annotated[
+            int, Field(le=0, ge=-1024, description="which token is replaced: 0 the measured one, -1 the one before")
+        ] = 0,
+        base: Annotated[
+            Base, Field(description="contexts: any positions of the harvest, where it fired, or where it did not")
+        ] = "random",
+        on: Annotated[
+            TokenOrId | None, Field(description="only positions of this token (before it is replaced)")
+        ] = None,
+        n_contexts: Annotated[int, Field(ge=2, le=512, description="positions of the harvest")] = 32,
+        n_controls: Annotated[
+            int, Field(ge=1, le=16, description="tokens of like frequency beside each candidate")
+        ] = 4,
+        response: Response = "ranking",
+        plot: Plot = False,
+        seed: Seed = 0,
+        author: Author = "",
+        run: Run = "",
+        harvest: HarvestId = "",
+    ) -> Answer:
+        """Is a token the cause? Puts each candidate into many contexts, beside tokens of like frequency as controls.
+
+        offset 0 replaces the token at which the response is measured, -1 the one before, and so on. With base random, a
+        token that sets it off does so in any context; with base firing, one that blocks it shows as a drop. An interval
+        outside the control's is counterfactual evidence for an input view. It does not show what else is needed: see
+        minimal_context and interact. Include candidates that you expect to fail.
+        """
+        fields = {
+            "tokens": tokens,
+            "offset": offset,
+            "base": base,
+            "on": on,
+            "n_contexts": n_contexts,
+            "n_controls": n_controls,
+            "response": response,
+            "seed": seed,
+        }
+        return await self._experimenter.run(context, "sweep", key, fields, author, run, harvest, plot=plot)
+
+    async def minimal_context(
+        self,
+        context: Context,
+        key: Key,
+        mode: Annotated[
+            Literal["minimal", "occlusion", "position", "distance"], Field(description="which question; see above")
+        ] = "minimal",
+        places: Annotated[
+            list[Text] | None,
+            Field(max_length=64, description="minimal: texts with «» around the firing token, or row:ROW:POSITION"),
+        ] = None,
+        share: Annotated[
+            float | None, Field(gt=0, le=1, description="minimal: part of the response to keep (default 0.8)")
+        ] = None,
+        max_length: Annotated[
+            int | None, Field(ge=1, le=256, description="minimal: longest context tried (default 16)")
+        ] = None,
+        at: Annotated[
+            Base | None,
+            Field(description="others: positions where it fired, where it did not (finds blockers), or any"),
+        ] = None,
+        on: Annotated[
+            list[TokenOrId] | None,
+            Field(max_length=100, description="others: only positions of these tokens; occlusion at silent needs them"),
+        ] = None,
+        window: Annotated[
+            int | None, Field(ge=1, le=256, description="occlusion: offsets 0 to 1 - window (default 8)")
+        ] = None,
+        length: Annotated[
+            int | None, Field(ge=1, le=256, description="position: tokens moved together (default 4)")
+        ] = None,
+        n_positions: Annotated[
+            int | None, Field(ge=2, le=64, description="position: places tried (default 12)")
+        ] = None,
+        cue: Annotated[TokenOrId | None, Field(description="distance: the token that is moved")] = None,
+        max_distance: Annotated[
+            int | None, Field(ge=1, le=64, description="distance: the farthest tried (default 6)")
+        ] = None,
+        n_controls: Annotated[
+            int | None, Field(ge=1, le=16, description="distance: tokens of like frequency beside the cue (default 4)")
+        ] = None,
+        n_contexts: Annotated[int | None, Field(ge=2, le=512, description="positions of the harvest")] = None,
+        n_draws: Annotated[
+            int | None, Field(ge=1, le=64, description="random fillings of what is replaced, averaged over")
+        ] = None,
+        response: Response = "ranking",
+        plot: Plot = False,
+        seed: Seed = 0,
+        author: Author = "",
+        run: Run = "",
+        harvest: HarvestId = "",
+    ) -> Answer:
+        """Which context does it need? Four questions, one per mode.
+
+        minimal: the shortest context that keeps 80 % of the response, and which of its tokens are needed; length 1
+        means that the firing token alone does it. occlusion: the tokens at each offset are replaced in turn, at firings
+        (what it needs) or, with at=silent and on=[its trigger], where it stayed silent (what blocks it: a gate).
+        position: the end of a context is moved through the row: does it care where it stands? distance: a cue token is
+        moved away from the measured position: how far back does it still matter? All are counterfactual. None says
+        which other tokens would do as well: sweep at the offset that was found.
+        """
+        asked = {
+            "places": places,
+            "share": share,
+            "max_length": max_length,
+            "at": at,
+            "on": on,
+            "window": window,
+            "length": length,
+            "n_positions": n_positions,
+            "cue": cue,
+            "max_distance": max_distance,
+            "n_controls": n_controls,
+            "n_contexts": n_contexts,
+            "n_draws": n_draws,
+        }
+        fields = {name: value for name, value in asked.items() if value is not None}
+        fields |= {"response": response, "seed": seed}
+        experiment = {"minimal": "minimal_context", "occlusion": "occlusion"}.get(mode, "position")
+        if experiment == "position":
+            fields["mode"] = "absolute" if mode == "position" else "distance"
+        return await self._experimenter.run(context, experiment, key, fields, author, run, harvest, plot=plot)
+
+    async def interact(
+        self,
+        context: Context,
+        key: Key,
+        first_tokens: Annotated[
+            list[Token], Field(min_length=1, max_length=8, description="tokens i, each the text of a single token")
+        ],
+        second_tokens: Annotated[
+            list[Token], Field(min_length=1, max_length=8, description="tokens j, each the text of a single token")
+        ],
+        first_offset: Annotated[
+            int, Field(ge=-1024, le=0, description="where i is put, from the measured position")
+        ] = -1,
+        second_offset: Annotated[
+            int, Field(ge=-1024, le=0, description="where j is put, from the measured position")
+        ] = 0,
+        base: Annotated[
+            Literal["random", "firing", "silent", "mid"],
+            Field(description="contexts; mid: where it fires with 25 to 75 % of its maximum, with room up and down"),
+        ] = "random",
+        n_contexts: Annotated[int, Field(ge=2, le=256, description="contexts")] = 24,
+        n_controls: Annotated[
+            int, Field(ge=1, le=16, description="grids of control tokens of like frequency per context")
+        ] = 4,
+        response: Response = "ranking",
+        plot: Plot = False,
+        seed: Seed = 0,
+        author: Author = "",
+        run: Run = "",
+        harvest: HarvestId = "",
+    ) -> Answer:
+        """Do two tokens need or block each other? I = f(B+i+j) - f(B+i) - f(B+j) + f(B) for all pairs, as a heatmap.
+
+        I above 0: both together do more than each alone (conjunction, bigram); below 0: one takes away what the other
+        brings (gate), or either is enough (or). Compare with the control interval: of tokens of like frequency at the
+        same places. Gating activations saturate, which looks like an interaction: keep response ranking unless you ask
+        about firing itself.
+        """
+        fields = {
+            "first_tokens": first_tokens,
+            "second_tokens": second_tokens,
+            "first_offset": first_offset,
+            "second_offset": second_offset,
+            "base": base,
+            "n_contexts": n_contexts,
+            "n_controls": n_controls,
+            "response": response,
+            "seed": seed,
+        }
+        return await self._experimenter.run(context, "interact", key, fields, author, run, harvest, plot=plot)

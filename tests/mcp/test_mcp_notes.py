@@ -1,0 +1,124 @@
+import re
+import sqlite3
+
+import pytest
+from mcp_demo import KEY, TOOLS
+from test_mcp_experiments import NEGATIVES, POSITIVES, evidence_in
+
+OTHER = "h.0.mlp.down_proj:2"
+
+
+def test_hypotheses_are_added_revised_and_listed(demo, call):
+    text = call("hypothesis", action="add", key=KEY, text="names of tools", confidence=0.4, author="me")
+    [found] = re.findall(r"h-[0-9a-f]{12}", text)
+    call("hypothesis", action="add", key=KEY, text="the word needle", confidence=0.6)
+    evidence = evidence_in(call("probe", key=KEY, texts=["a blue saw rests"]))
+    revised = call(
+        "hypothesis",
+        action="update",
+        hypothesis_id=found,
+        status="supported",
+        confidence=0.9,
+        note="fires on saw",
+        evidence=[evidence],
+    )
+    assert "version 2" in revised
+    listed = call("hypothesis", action="list", key=KEY, status="supported")
+    assert "⟦names of tools⟧" in listed
+    assert evidence in listed
+    assert "needle" not in listed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"action": "add", "key": KEY, "text": "no confidence"}, "needs key, text and confidence"),
+        ({"action": "update", "confidence": 0.5}, "give its hypothesis_id"),
+        ({"action": "update", "hypothesis_id": "h-000000000000", "note": "x"}, "h-000000000000"),
+        ({"action": "add", "key": "h.9:1", "text": "x", "confidence": 0.5}, "the layers are"),
+    ],
+)
+def test_half_a_hypothesis_is_refused(demo, refusal, arguments, said):
+    assert said in refusal("hypothesis", **arguments)
+
+
+def test_a_write_is_done_once_per_idempotency_key(demo, call):
+    for _ in range(2):
+        call("research_log", action="write", text="looked", key=KEY, idempotency_key="a")
+        call("hypothesis", action="add", key=KEY, text="tools", confidence=0.5, idempotency_key="b")
+        call("label", action="set", key=KEY, input_view="tools", idempotency_key="c")
+    assert call("research_log", action="read").count("⟦looked⟧") == 1
+    assert call("hypothesis", action="list").count("⟦tools⟧") == 1
+    assert "version 2" not in call("label", action="history", key=KEY)
+
+
+def test_the_log_is_about_a_component_or_the_run(demo, call, refusal):
+    call("research_log", action="write", text="about it", key=KEY, author="me")
+    call("research_log", action="write", text="about the run")
+    assert "about the run" not in call("research_log", action="read", key=KEY)
+    assert "⟦about the run⟧" in call("research_log", action="read")
+    assert "nothing to write" in refusal("research_log", action="write", text=" ")
+
+
+def test_a_label_that_rests_on_convictions_stays_a_draft_and_says_what_is_missing(demo, call):
+    text = call("label", action="set", key=KEY, input_view="tools", wants="supported", confidence=1.0)
+    assert text.startswith("Stored as a draft")
+    assert "generate_and_test" in text
+
+
+def test_evidence_of_another_component_is_refused(demo, call, refusal):
+    evidence = evidence_in(call("probe", key=OTHER, texts=["a blue saw rests"]))
+    said = refusal("label", action="set", key=KEY, input_view="tools", evidence=[evidence])
+    assert evidence in said
+
+
+def test_a_whole_investigation_ends_with_a_supported_label(demo, call):
+    """Every id comes out of an answer."""
+    call("triage", key=KEY, n_sites=2, n_controls=3)
+    cause = evidence_in(call("sweep", key=KEY, tokens=["saw", "drill", "knife"]))
+    texts = {"positives": POSITIVES, "negatives": NEGATIVES}
+    proposal = call("generate_and_test", key=KEY, **texts)
+    candidates = re.findall(r'⟦"([^"⟦⟧]*)"⟧', proposal)
+    misses = [text for text in candidates if not set(text.split()) & set(TOOLS)]
+    test = evidence_in(call("generate_and_test", key=KEY, **texts, near_misses=misses))
+    label = {"input_view": "names of tools", "output_view": "", "confidence": 0.9, "ruled_out": ["only needle"]}
+    text = call("label", action="set", key=KEY, wants="supported", evidence=[cause, test], **label)
+    assert text.startswith("Stored, and supported by its evidence.")
+    assert "label supported" in call("overview", key=KEY)
+    assert KEY in call("find_components", label_query="tool")
+
+
+def test_all_versions_of_a_label_are_kept(demo, call):
+    for view in ("first view", "second view"):
+        call("label", action="set", key=KEY, input_view=view)
+    history = call("label", action="history", key=KEY)
+    assert "⟦first view⟧" in history
+    assert "⟦second view⟧" in history
+    assert "first view" not in call("label", action="show", key=KEY)
+
+
+def test_claimed_components_are_not_claimed_again_until_released(demo, call, refusal):
+    def claimed(author):
+        return re.findall(r"^- (\S+) until", call("label", action="claim", limit=2, author=author), re.MULTILINE)
+
+    first, second = claimed("one"), claimed("two")
+    assert len(first) == len(second) == 2
+    assert not set(first) & set(second)
+    assert "⟦one⟧ until" in call("label", action="queue")
+    assert first[0] in refusal("label", action="release", key=first[0], author="two")
+    call("label", action="release", key=first[0], author="one")
+    assert claimed("three")[0] == first[0]
+
+
+def test_actions_about_a_component_need_one(demo, refusal):
+    for action in ("show", "set", "history", "release"):
+        assert "name it in key" in refusal("label", action=action)
+
+
+def test_notes_about_another_decomposition_are_refused(demo, call, refusal):
+    call("research_log", action="write", text="x")
+    with sqlite3.connect(demo / "annotations" / "demo.sqlite") as connection:
+        connection.execute("UPDATE meta SET value = 'f' || value WHERE name = 'fingerprint'")
+    connection.close()
+    assert "decomposition" in refusal("research_log", action="read")
+    assert "decomposition" in refusal("overview", key=KEY)
