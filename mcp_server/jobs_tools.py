@@ -86,7 +86,7 @@ class Jobs:
             OptionalText, _NAME, Field(description="as harvest_start returned it; default: list all jobs")
         ] = "",
     ) -> str:
-        """State of one job (pending, running, finished, failed, died), its progress in tokens and the end of its log.
+        """State of one job (pending, running, finished, failed, died), its progress in batches and the end of its log.
 
         A failed job says why in one sentence. One that died was killed or ran out of memory: what it had saved is not
         lost, harvest_start with the same parameters goes on from there. Progress is what is safely on disk, written
@@ -98,23 +98,21 @@ class Jobs:
         if not jobs:
             return "No job has been started."
         rows = [
-            [job.state.id, job.status, inert(str(job.request.get("run")), 80), _tokens(job)] for job in jobs[:_LISTED]
+            [job.state.id, job.status, inert(str(job.request.get("run")), 80), _batches(job)] for job in jobs[:_LISTED]
         ]
         more = f"\n{len(jobs) - _LISTED} older ones are not shown." if len(jobs) > _LISTED else ""
-        return capped(table(["job", "state", "run", "tokens"], rows) + more, "Ask for one by its job_id.")
+        return capped(table(["job", "state", "run", "batches"], rows) + more, "Ask for one by its job_id.")
 
 
-def _tokens(job: Job) -> str:
-    done, total = job.state.tokens_done, job.state.tokens_total
-    if done is None:
-        return "none saved yet" if total is None else f"none of {total:,} saved yet"
-    return f"{done:,}" if total is None else f"{done:,} of {total:,}"
+def _batches(job: Job) -> str:
+    done, total = job.state.batches_done, job.state.batches_total
+    return "none yet" if done is None or total is None else f"{done:,} of {total:,}"
 
 
 def _page(job: Job) -> str:
     state = job.state
     seconds = (state.ended or time.time()) - (state.started or state.created)
-    lines = [f"Job {state.id}: {job.status} after {seconds:.0f} s; tokens: {_tokens(job)}."]
+    lines = [f"Job {state.id}: {job.status} after {seconds:.0f} s; batches: {_batches(job)}."]
     if state.error is not None:
         lines.append(f"It failed: {inert(state.error, MAX_TEXT)}")
     if job.status == "died":

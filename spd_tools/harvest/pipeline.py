@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -80,7 +81,12 @@ class HarvestOutcome:
 
 
 def run_harvest(
-    request: HarvestRequest, *, rank: int | None = None, resume: bool = False, progress: bool = True
+    request: HarvestRequest,
+    *,
+    rank: int | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    on_batch: Callable[[int, int], None] = lambda done, total: None,
 ) -> HarvestOutcome:
     """Harvest a run; without ``rank`` all of it, merged, else the share of one rank.
 
@@ -89,6 +95,7 @@ def run_harvest(
         rank: 0 <= rank < request.world_size.
         resume: go on from what an interrupted harvest saved.
         progress: show a bar on stderr.
+        on_batch: called after every batch with (batches of this rank that are done, all of them).
 
     Raises:
         SpdToolsError: for bad input, unfinished work without ``resume``, a full disk, and whatever else a user can
@@ -107,7 +114,7 @@ def run_harvest(
         return _outcome(plan, "already finished", _n_tokens(plan), begin)
     _refuse_partial(plan, rank or 0, resume)
     plan.save(_tokenizer(decomposition, dataset, request))
-    n_tokens = _work(plan, rank or 0, rows, decomposition, request, progress)
+    n_tokens = _work(plan, rank or 0, rows, decomposition, request, progress, on_batch)
     if rank is not None:
         return _outcome(plan, "rank finished", n_tokens, begin)
     with step_printer("Merging", enabled=progress) as on_step:
@@ -260,6 +267,7 @@ def _work(
     decomposition: Decomposition,
     request: HarvestRequest,
     progress: bool,
+    on_batch: Callable[[int, int], None],
 ) -> int:
     """Run one rank; returns the tokens counted by this process."""
 
@@ -268,6 +276,11 @@ def _work(
 
     n_batches = len(range(rank, rows.n_batches, plan.config.world_size))
     with HarvestProgress(rank, plan.config.world_size, n_batches, enabled=progress) as bar:
+
+        def advance(tokens: int, index: int) -> None:
+            bar.advance(tokens, index)
+            on_batch(index // plan.config.world_size + 1, n_batches)
+
         work(
             plan,
             rank,
@@ -275,7 +288,7 @@ def _work(
             run,
             memory_bytes=_memory_bytes(request.memory_gb),
             sliced=decomposition.device.type == "cpu",
-            on_batch=bar.advance,
+            on_batch=advance,
         )
     return bar.n_tokens
 

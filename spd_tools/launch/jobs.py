@@ -52,10 +52,12 @@ class JobState(Record):
     """Seconds since the epoch, as are the others."""
     started: float | None = None
     ended: float | None = None
-    tokens_done: int | None = None
-    """Tokens whose counts are on disk, which a worker writes every few minutes; None before the first time."""
-    tokens_total: int | None = None
-    """Tokens that the harvest is going to count; None before its plan is made."""
+    batches_done: int | None = None
+    """Batches that have been counted, those before an interruption included; None before the first."""
+    batches_total: int | None = None
+    """Batches of the harvest; None before its plan is made."""
+    n_tokens: int | None = None
+    """Tokens that a finished harvest counted."""
     error: str | None = None
     """One sentence, of a failed job."""
     run_id: str | None = None

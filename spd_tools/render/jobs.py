@@ -21,15 +21,15 @@ _STYLES = {"finished": "green", "running": "cyan", "pending": "cyan", "failed": 
 
 def jobs_table(jobs: Sequence[Job]) -> Table:
     """One line per job."""
-    table = plain_table(["job", "of", "state"], right=["tokens", "of", "started"])
+    table = plain_table(["job", "of", "state"], right=["batches", "of", "started"])
     for job in jobs:
         add_cells(
             table,
             job.state.id,
             _subject(job),
             Text(job.status, _STYLES[job.status]),
-            _tokens(job.state.tokens_done),
-            _tokens(job.state.tokens_total),
+            _count(job.state.batches_done),
+            _count(job.state.batches_total),
             date(job.state.created),
         )
     return table
@@ -42,7 +42,8 @@ def job_page(job: Job) -> RenderableType:
         "state": job.status,
         "of": _subject(job),
         "harvest": "" if state.harvest_id is None else f"{state.harvest_id} of {state.run_id}",
-        "tokens": f"{_tokens(state.tokens_done)} of {_tokens(state.tokens_total)}",
+        "batches": f"{_count(state.batches_done)} of {_count(state.batches_total)}",
+        "tokens": "" if state.n_tokens is None else count(state.n_tokens),
         "started": date(state.created),
         "ended": "" if state.ended is None else date(state.ended),
         "error": state.error or "",
@@ -59,5 +60,5 @@ def _subject(job: Job) -> str:
     return str(job.request.get("run", number(None)))
 
 
-def _tokens(n: int | None) -> str:
+def _count(n: int | None) -> str:
     return number(None) if n is None else count(n)

@@ -16,7 +16,7 @@ def job(out_dir):
     folder.mkdir(parents=True)
     write_json(folder / REQUEST, {"run": "demo\x1b[31m", "n_batches": 4})
     times = {"created": 1e9, "started": 1e9 + 1, "ended": 1e9 + 2}
-    write_state(folder, JobState(id=ID, status="failed", tokens_done=1000, error="The disk is full\x9b.", **times))
+    write_state(folder, JobState(id=ID, status="failed", batches_done=1000, error="The disk is full\x9b.", **times))
     (folder / LOG).write_bytes(b"one\n\x1b[2Jtwo\n")
 
 

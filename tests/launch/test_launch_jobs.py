@@ -83,7 +83,8 @@ def test_a_job_that_has_finished_did_not_die(processes, monkeypatch):
     processes()[0].die()
     found = job_status(job.state.id)
     assert found.status == "finished"
-    assert found.state.tokens_done == found.state.tokens_total == 2 * 8 * 64
+    assert found.state.batches_done == found.state.batches_total == 2
+    assert found.state.n_tokens == 2 * 8 * 64
     assert (Settings.from_environment().harvest("demo", found.state.harvest_id) / "manifest.json").is_file()
     assert found.state.created <= found.state.started <= found.state.ended
 
@@ -121,22 +122,35 @@ def test_a_request_that_is_damaged_fails_with_a_sentence(processes, monkeypatch)
     assert "asks for no harvest" in read_state(job.folder).error
 
 
-def test_progress_is_what_the_worker_has_saved(processes, monkeypatch):
-    """As the watching thread sees it, in the middle of a harvest."""
+def test_a_job_tells_how_many_batches_are_done(processes, monkeypatch):
     seen = []
-    decomposition = harvest_job.load_decomposition("demo")
-
-    def look(*_, **__):
-        plan = harvest_job._plan(REQUEST, decomposition.run_id, decomposition.fingerprint)
-        seen.append(plan and harvest_job._saved(plan))
-
     merge = pipeline.merge_shards
-    monkeypatch.setattr(pipeline, "merge_shards", lambda *args, **kwargs: look() or merge(*args, **kwargs))
-    look()
+
+    def look(*args, **kwargs):
+        state = job_status(job.state.id).state
+        seen.append((state.batches_done, state.batches_total))
+        return merge(*args, **kwargs)
+
+    monkeypatch.setattr(pipeline, "merge_shards", look)
+    monkeypatch.setattr(harvest_job, "REPORT_SECONDS", 0)
     job = start_harvest(REQUEST)
     assert run_here(job, monkeypatch) == 0
-    total = 2 * 8 * 64
-    assert seen == [None, {"tokens_total": total, "tokens_done": total}]
+    assert seen == [(2, 2)]
+
+
+def test_reports_of_progress_are_rare(processes, monkeypatch):
+    seen = []
+    merge = pipeline.merge_shards
+
+    def look(*args, **kwargs):
+        seen.append(job_status(job.state.id).state.batches_done)
+        return merge(*args, **kwargs)
+
+    monkeypatch.setattr(pipeline, "merge_shards", look)
+    monkeypatch.setattr(harvest_job, "REPORT_SECONDS", 1e9)
+    job = start_harvest(REQUEST)
+    assert run_here(job, monkeypatch) == 0
+    assert seen == [1]  # the first is always told
 
 
 def test_an_unknown_job_names_the_newest(processes):
@@ -170,10 +184,10 @@ def test_no_folder_no_job(out_dir):
 
 
 def test_a_state_is_what_was_written(tmp_path):
-    state = JobState(id="harvest-0123456789ab", status="running", created=1.5, tokens_done=0)
+    state = JobState(id="harvest-0123456789ab", status="running", created=1.5, batches_done=0)
     write_state(tmp_path, state)
     assert read_state(tmp_path) == state
-    assert json.loads((tmp_path / "state.json").read_text())["tokens_total"] is None
+    assert json.loads((tmp_path / "state.json").read_text())["batches_total"] is None
 
 
 def test_two_readers_do_not_take_each_other_for_a_job(processes):
