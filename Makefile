@@ -11,7 +11,7 @@ DEV := $(VENV)/.dev-installed
 
 # Two targets would otherwise install into one environment at the same time.
 .NOTPARALLEL:
-.PHONY: demo test clients check format type bench bench-large-vocab bench-scale bench-read bench-mcp clean
+.PHONY: demo test clients check format type bench bench-large-vocab bench-scale bench-read bench-mcp bench-llm clean
 
 demo: $(RUNTIME)
 	$(BIN)/spd-tools demo
@@ -49,6 +49,9 @@ bench-read: $(DEV)
 
 bench-mcp: $(DEV)
 	$(BIN)/python -m benchmarks.bench_mcp
+
+bench-llm: $(DEV)
+	$(BIN)/python -m benchmarks.bench_llm
 
 clean:
 	rm -rf $(VENV) tests/clients/node_modules build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
