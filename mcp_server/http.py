@@ -77,6 +77,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listening = socket.socket(found[0], socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(found[4])
+        listening.listen()  # now: whoever reads the address may come before the server serves
     except (OSError, OverflowError) as error:
         raise SpdToolsError(f"{host}:{port} cannot be listened at ({error}); choose another --http PORT.") from None
     return listening
