@@ -11,7 +11,7 @@ DEV := $(VENV)/.dev-installed
 
 # Two targets would otherwise install into one environment at the same time.
 .NOTPARALLEL:
-.PHONY: demo test clients check format type bench bench-large-vocab bench-scale bench-read bench-mcp bench-llm clean
+.PHONY: demo test clients check format type bench bench-large-vocab bench-scale bench-read bench-mcp bench-llm bench-cost clean
 
 demo: $(RUNTIME)
 	$(BIN)/spd-tools demo
@@ -52,6 +52,9 @@ bench-mcp: $(DEV)
 
 bench-llm: $(DEV)
 	$(BIN)/python -m benchmarks.bench_llm
+
+bench-cost: $(DEV)
+	$(BIN)/python -m benchmarks.bench_cost
 
 clean:
 	rm -rf $(VENV) tests/clients/node_modules build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

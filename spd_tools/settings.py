@@ -59,3 +59,7 @@ class Settings:
     def annotations(self, run_id: str) -> Path:
         """Annotations of one run."""
         return self.annotations_dir / f"{run_id}.sqlite"
+
+    def interpret_results(self, run_id: str) -> Path:
+        """Labels of one run by language models, in the layout of SPD's own tools."""
+        return self.out_dir / "interpret" / run_id / "results.jsonl"

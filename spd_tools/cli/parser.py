@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from spd_tools.cli import (
+    evaluate,
     experiments,
     harvests,
     install_claude,
+    interpret,
     jobs,
     labels,
     look,
@@ -23,6 +25,8 @@ def build_parser() -> Parser:
     parser = Parser(prog="spd-tools", description="Count, look at and explain the components of neural networks.")
     parser.set_defaults(json=False)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for group in (harvests, look, experiments, labels, notebook, runs, jobs, transfer, mcp, install_claude, machine):
+    at_scale = (interpret, evaluate)
+    others = (runs, jobs, transfer, mcp, install_claude, machine)
+    for group in (harvests, look, experiments, labels, notebook, *at_scale, *others):
         group.add_commands(commands)
     return parser
