@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from llm.stand_in import KEY, StandIn
+from readme_model import RuleKnower
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from spd_tools.cli.parser import build_parser
@@ -25,6 +27,8 @@ CUT = "…"
 _CHANGING = {
     r"\d+\.\d+": "#",  # sizes, seconds, and floats, whose last digit may differ between machines
     r"[\d,]+ tokens/s \S+": "# tokens/s",
+    r" \d+:\d\d:\d\d": "",  # time left
+    r"\b[el]-[0-9a-f]{12}\b": "id",
     r"\d{4}-\d\d-\d\d \d\d:\d\d": "date",
     r"\b[0-9a-f]{12}\b": "id",
     r"━+": "━",
@@ -86,10 +90,15 @@ def home(tmp_path_factory):
 @pytest.fixture(scope="module")
 def outputs(home):
     """Exit code and output of each typed command, run in the order of the README in one home folder."""
+    with StandIn(RuleKnower()) as api:
+        return typed(home, {"ANTHROPIC_BASE_URL": api.url, "ANTHROPIC_API_KEY": KEY})
+
+
+def typed(home, model):
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {name: value for name, value in os.environ.items() if name not in ("SPD_OUT_DIR", "COLUMNS")}
     found = {}
-    environment |= {"HOME": str(home), "PATH": path}
+    environment |= {"HOME": str(home), "PATH": path} | model
     for command in TYPED:
         if command.line.startswith("export "):
             name, value = command.line.removeprefix("export ").split("=")
