@@ -130,9 +130,9 @@ class Notes:
         `set` stores a new version (earlier ones are kept). Ask for wants=supported only with evidence ids of (a) a
         counterfactual experiment other than probe and generate_and_test whose interval excludes its control's, and (b)
         a generate_and_test on at least 10 + 10 fresh texts, half of the negatives near misses, lower end above 0.6;
-        suppression (output_effect lowers) also needs ablate with n >= 20. Otherwise the label stays a draft and the
-        answer says what is missing. A good input view predicts new texts ("a digit two tokens after a currency
-        sign"), a bad one fits anything ("text-related"). Evidence of another component or decomposition is refused.
+        output_effect raises or lowers also needs ablate with those tokens (lowers: n >= 20). Otherwise the label stays
+        a draft and the answer says what is missing. A good input view predicts new texts ("a digit two tokens after a
+        currency sign"), a bad one fits anything ("text-related"). Evidence of another component is refused.
         `queue` lists components worth labelling; `claim` takes the `limit` most urgent of them for yourself, so that
         agents working at once do not collide; `release` gives one back. `history` shows all versions.
         """

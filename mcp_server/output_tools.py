@@ -56,9 +56,9 @@ class OutputExperiments:
         """Is a component worth an investigation: dead, weak or worth it. Cheap; run it first.
 
         Density and the norms of its vectors, and the mean KL of the model's predictions when it is removed, against
-        random components of like density. Dead: it never fired. Weak: removing it changes predictions no more than
-        removing others like it. Stop there and say so, unless there is a reason to go on. Worth it says nothing about
-        what it means. Next: overview.
+        random components of like density. Dead: it never fired. Weak: when it is removed, neither KL nor the largest
+        change of a logit comes up to removing others like it. Stop there and say so, unless there is a reason to go on.
+        Worth it says nothing about what it means. Next: overview.
         """
         fields = {"n_sites": n_sites, "n_controls": n_controls, "seed": seed}
         return await self._experimenter.run(context, "triage", key, fields, author, run, harvest)

@@ -58,11 +58,12 @@ def add_prompts(server: MCPServer) -> None:
 
 
 def investigate(
-    key: Annotated[str, Field(description="component, for example h.0.mlp.c_fc:12")],
+    key: Annotated[str, Field(description="component, such as h.0.mlp.c_fc:12; the queue's first if left out")] = "",
     run: Annotated[str, Field(description="run id; may be left out when there is only one")] = "",
 ) -> str:
     """The protocol for one component."""
-    return _INVESTIGATE.format(key=name_of(key), of_run=_of(run))
+    named = name_of(key) if key else "(claim one: label with action claim)"
+    return _INVESTIGATE.format(key=named, of_run=_of(run))
 
 
 def triage(

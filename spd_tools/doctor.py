@@ -47,6 +47,7 @@ def examine(settings: Settings) -> list[Check]:
         *_leftovers(settings.out_dir),
         *_extras(),
         _wandb_credential(),
+        _anthropic_credential(),
     ]
 
 
@@ -110,6 +111,12 @@ def _extras() -> Iterator[Check]:
             yield Check(f"extra {extra}", "note", f"for {purpose}: pip install 'spd-tools[{extra}]'")
         else:
             yield Check(f"extra {extra}", "ok", purpose)
+
+
+def _anthropic_credential() -> Check:
+    if os.environ.get("ANTHROPIC_API_KEY"):
+        return Check("anthropic credential", "ok", "ANTHROPIC_API_KEY is set")
+    return Check("anthropic credential", "note", "set ANTHROPIC_API_KEY for interpret and evaluate")
 
 
 def _wandb_credential() -> Check:

@@ -77,7 +77,8 @@ def missing_for_support(
     its control; (b) a generate-and-test of at least 10 + 10 texts that had not been used, half of the negatives near
     misses chosen by the tool, with the lower end of its interval above 0.6; (c) where the label claims suppression (by
     ``output_effect`` "lowers" or "mixed", or in the words of its output view), an ablation of n >= 20 whose interval
-    excludes that of its control and, for "lowers", that did not find its named tokens raised.
+    excludes that of its control; (d) where ``output_effect`` names a direction, an ablation that asked for tokens by
+    name and found them changed that way (a KL has no direction).
 
     Args:
         draft: the label.
@@ -87,7 +88,7 @@ def missing_for_support(
     return [
         *_missing_intervention(evidence),
         *_missing_test(evidence, earlier_texts),
-        *(_missing_ablation(draft, evidence) if claims_suppression(draft) else ()),
+        *_missing_output(draft, evidence),
     ]
 
 
@@ -102,7 +103,7 @@ def _missing_intervention(evidence: Sequence[Result]) -> list[str]:
         for result in evidence
         if result.kind == "counterfactual" and result.request.experiment not in NO_INTERVENTION
     ]
-    if any(result.excludes_control for result in changed):
+    if any(result.excludes_control and not _like_nothing(result) for result in changed):
         return []
     if not changed:
         return [
@@ -114,6 +115,14 @@ def _missing_intervention(evidence: Sequence[Result]) -> list[str]:
         f"The interval of the effect does not exclude that of its control in {ids}: take more observations, try "
         "another experiment, or give up the label."
     ]
+
+
+def _like_nothing(result: Result) -> bool:
+    """An ablation whose KL lies below that of other components: it differs from them, by doing less."""
+    request, effect, control = result.request, result.effect, result.control
+    if request.experiment != ABLATION or request.tokens or effect is None or control is None:
+        return False
+    return effect.value < control.value
 
 
 def _missing_test(evidence: Sequence[Result], earlier_texts: Mapping[str, AbstractSet[str]]) -> list[str]:
@@ -162,25 +171,36 @@ def _problems(test: _Test, earlier: AbstractSet[str]) -> list[str]:
     return problems
 
 
-def _missing_ablation(draft: LabelDraft, evidence: Sequence[Result]) -> list[str]:
-    ablations = [result for result in evidence if result.request.experiment == ABLATION]
-    sound = [result for result in ablations if result.n >= MIN_ABLATED and result.excludes_control]
-    if not sound:
+def _missing_output(draft: LabelDraft, evidence: Sequence[Result]) -> list[str]:
+    sound = [result for result in evidence if result.request.experiment == ABLATION and result.excludes_control]
+    if claims_suppression(draft):
+        sound = [result for result in sound if result.n >= MIN_ABLATED and result.request.tokens]
+        if not sound:
+            return [
+                f"It claims that the component lowers something, which only an intervention shows: run {ABLATION} with "
+                f"those tokens on at least {MIN_ABLATED} positions, find an interval that excludes the control's, and "
+                "cite its id."
+            ]
+    in_words = -1 if claims_suppression(draft) and draft.output_effect != "mixed" else None
+    direction = {"raises": 1, "lowers": -1}.get(draft.output_effect, in_words)
+    if direction is None or any(_shows(result, direction) for result in sound):
+        return []
+    claimed, opposite = ("raises", "lowers") if direction > 0 else ("lowers", "raises")
+    found = [result.id for result in sound if _shows(result, -direction)]
+    if found:
         return [
-            f"It claims that the component lowers something, which only an intervention shows: run {ABLATION} on at "
-            f"least {MIN_ABLATED} positions, find an interval that excludes that of the control, and cite its id."
+            f"The component {opposite} the tokens asked for in {', '.join(found)}: correct the label, or run "
+            f"{ABLATION} with those it {claimed}."
         ]
-    if draft.output_effect == "lowers" and all(map(_raises, sound)):
-        ids = ", ".join(result.id for result in sound)
-        return [
-            f"The component raises the tokens asked for in {ids}: correct the label, or {ABLATION} those it lowers."
-        ]
-    return []
+    return [
+        f"It says that the component {claimed} tokens and cites no {ABLATION} that asked for them by name: run "
+        f"{ABLATION} with tokens, and cite its id, or leave output_effect unknown."
+    ]
 
 
-def _raises(ablation: Result) -> bool:
-    """Whether named tokens were found to be raised; a clamp may go either way, and a KL has no direction."""
+def _shows(ablation: Result, direction: int) -> bool:
+    """Whether named tokens were found to be brought (1) or taken away (-1); what a clamp shows depends on its value."""
     request = ablation.request
-    return (
-        bool(request.tokens) and request.mode != "clamp" and ablation.effect is not None and ablation.effect.value > 0
-    )
+    if not request.tokens or ablation.effect is None or request.mode == "clamp":
+        return False
+    return direction * ablation.effect.value > 0

@@ -159,7 +159,8 @@ class _Tokens:
     def at_least(self) -> NDArray[np.float64]:
         """[n] lower end of the firing rate's interval x size."""
         low = np.array([_ends(c, n)[0] for c, n in zip(self.count.tolist(), self.total.tolist(), strict=True)])
-        overall = self.size_sum.sum() / max(1, self.n_sizes.sum())
+        # Without a logged firing no size is known: then the rates alone rank.
+        overall = self.size_sum.sum() / self.n_sizes.sum() if self.n_sizes.any() else 1.0
         return low * np.where(self.n_sizes > 0, self.size_sum / np.maximum(self.n_sizes, 1), overall)
 
     def record(self, harvest: Harvest, at: int) -> TokenEnrichment:

@@ -8,11 +8,12 @@ seeing any activation; then everything is run.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from spd_tools.errors import SpdToolsError
@@ -22,7 +23,7 @@ from spd_tools.experiments.records import Estimate, Request, Result
 from spd_tools.experiments.statistics import mean_of_shares, wilson
 from spd_tools.experiments.subject import MarkedText, Subject, by_length
 from spd_tools.keys import ComponentKey
-from spd_tools.store.records import EXAMPLE_KINDS, Record
+from spd_tools.store.records import Record
 
 Group = Literal["positive", "negative", "near miss"]
 Status = Literal["choose near misses", "tested"]
@@ -30,7 +31,11 @@ Status = Literal["choose near misses", "tested"]
 CHANCE = Estimate(value=0.5, low=0.5, high=0.5, n=0)
 """What a label that knows nothing scores."""
 COPIED = 5
-"""From this many tokens on, a text that stands in a shown example is a copy and no accident."""
+"""From this many tokens on, a text that stands in the harvest is a copy and no accident."""
+COPIED_RUN = 8
+"""So many tokens in succession that stand in the harvest make a longer text a copy."""
+_PRIME = np.uint64(0x100000001B3)
+_AT_ONCE = 1 << 20  # tokens
 BLIND_LIMIT = 0.55
 """Texts on which a component that fires at random can score more than this are refused."""
 _DENSITIES = np.geomspace(1e-4, 0.9, 60)  # of such components
@@ -130,13 +135,14 @@ def generate_and_test(subject: Subject, request: GenerateAndTestRequest) -> Gene
     """Propose near misses, or test a label on positives, negatives and the chosen near misses.
 
     Raises:
-        SpdToolsError: for an unknown component, a text that is empty, given twice or copied from a shown example, a
-            near miss that was not proposed, and texts whose lengths alone tell positives from negatives.
+        SpdToolsError: for an unknown component, a text that is empty, given twice or copied from the harvest, a near
+            miss that was not proposed, and texts whose lengths alone tell positives from negatives.
     """
-    copied = _copied(subject, request.key)
-    given = _read(subject, request, copied)
+    given = _read(subject, request)
     positives = [text.read for text in given if text.group == "positive"]
-    candidates = near_misses(subject, request.key, positives, subject.rng(request, "near misses"), copied)
+    candidates = near_misses(subject, request.key, positives, subject.rng(request, "near misses"))
+    copies = _copied(subject, [subject.marked_tokens_of(candidate.text).tokens for candidate in candidates])
+    candidates = [candidate for number, candidate in enumerate(candidates) if number not in copies]
     if not request.near_misses:
         return _proposal(subject, request, candidates)
     proposed = {candidate.text for candidate in candidates}
@@ -153,7 +159,7 @@ def generate_and_test(subject: Subject, request: GenerateAndTestRequest) -> Gene
 # --- what was given ---------------------------------------------------------------------------------------------------
 
 
-def _read(subject: Subject, request: GenerateAndTestRequest, copied: Callable[[Sequence[int]], bool]) -> list[_Given]:
+def _read(subject: Subject, request: GenerateAndTestRequest) -> list[_Given]:
     groups: list[tuple[Group, list[str]]] = [
         ("positive", request.positives),
         ("negative", request.negatives),
@@ -167,23 +173,46 @@ def _read(subject: Subject, request: GenerateAndTestRequest, copied: Callable[[S
             tokens = tuple(read.tokens)
             if tokens in seen:
                 raise SpdToolsError(f"{_short(text)} is given twice; every text counts once, so write another.")
-            if copied(tokens):
-                raise SpdToolsError(f"{_short(text)} stands in an example that is shown; write a text of your own.")
             seen.add(tokens)
             given.append(_Given(text, group, read))
+    copies = _copied(subject, [text.read.tokens for text in given if text.group != "near miss"])
+    if copies:
+        raise SpdToolsError(
+            f"{_short(given[min(copies)].text)} stands in the harvested rows, or much of it; write a text of your own."
+        )
     return given
 
 
-def _copied(subject: Subject, key: ComponentKey) -> Callable[[Sequence[int]], bool]:
-    """Whether tokens stand one after the other in a row of which an example is shown."""
+def _copied(subject: Subject, texts: Sequence[Sequence[int]]) -> set[int]:
+    """Numbers of the texts that stand in the harvest: COPIED_RUN of their tokens in succession (all of a shorter one).
+
+    Who has seen the harvested rows knows where the component fires in them.
+    """
     harvest = subject.harvest
-    rows = np.unique(np.concatenate([harvest.stored_examples(key, kind).row for kind in EXAMPLE_KINDS]))
-    shown = "|".join(f" {' '.join(map(str, subject.row(int(row)).tolist()))} " for row in rows)
+    found: set[int] = set()
+    for length in range(COPIED, COPIED_RUN + 1):
+        of_length = [n for n, text in enumerate(texts) if min(len(text), COPIED_RUN) == length]
+        runs = {n: _runs(np.asarray(texts[n])[None], length).ravel() for n in of_length}
+        if not runs or harvest.seq_len < length:
+            continue
+        wanted = np.unique(np.concatenate(list(runs.values())))
+        seen = [np.empty(0, np.uint64)]
+        step = max(1, _AT_ONCE // harvest.seq_len)
+        for start in range(0, harvest.n_rows, step):
+            there = _runs(harvest.tokens()[start : start + step], length)
+            seen.append(np.unique(there[np.isin(there, wanted)]))
+        known = np.unique(np.concatenate(seen))
+        found |= {n for n, of_text in runs.items() if np.isin(of_text, known).any()}
+    return found
 
-    def copied(tokens: Sequence[int]) -> bool:
-        return len(tokens) >= COPIED and f" {' '.join(map(str, tokens))} " in shown
 
-    return copied
+def _runs(rows: NDArray[Any], length: int) -> NDArray[np.uint64]:
+    """[rows, seq - length + 1] hashes of all runs of so many tokens."""
+    n = rows.shape[1] - length + 1
+    hashes = np.zeros((len(rows), n), np.uint64)
+    for at in range(length):
+        hashes = hashes * _PRIME + rows[:, at : at + n].astype(np.uint64) + np.uint64(1)
+    return hashes
 
 
 def blind_score(positives: Sequence[int], negatives: Sequence[int]) -> float:

@@ -6,7 +6,7 @@ half of the negatives are minimal changes of positives: the same tokens elsewher
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -65,7 +65,6 @@ def near_misses(
     key: ComponentKey,
     positives: Sequence[MarkedText],
     rng: np.random.Generator,
-    refused: Callable[[Sequence[int]], bool],
 ) -> list[NearMiss]:
     """Up to N_CANDIDATES distinct candidates, as many of each kind where possible; the model is not run.
 
@@ -76,7 +75,6 @@ def near_misses(
         key: its token statistics say where the trigger of an unmarked positive is.
         positives: tokens and marks.
         rng: draws everything.
-        refused: tokens that must not be proposed.
 
     Raises:
         SpdToolsError: when none can be made.
@@ -89,7 +87,7 @@ def near_misses(
         for kind in list(turns):
             for turn in turns[kind]:
                 number, variant = maker.variant(kind, turn)
-                if variant is None or tuple(variant.tokens) in seen or refused(variant.tokens):
+                if variant is None or tuple(variant.tokens) in seen:
                     continue
                 seen.add(tuple(variant.tokens))
                 text = spelt(subject, variant)

@@ -227,9 +227,10 @@ def _summary(request: OcclusionRequest, offsets: list[OccludedOffset], unchanged
     matter = [str(line.offset) for line in offsets if line.p_value <= 0.05]
     line = offsets[main.arm]
     found = f"Replacing the token at offset {' or '.join(matter)}" if matter else "Replacing no single token"
+    most = f"{line.offset} stands out" if matter else f"The most at {line.offset}"
     return (
         f"{found} changes the mean {request.response} response of {said(unchanged)} beyond chance (offsets 0 to "
-        f"{offsets[-1].offset} tried). {line.offset} stands out: replacing it changes the response by "
+        f"{offsets[-1].offset} tried). {most}: replacing it changes the response by "
         f"{said(main.effect)}, replacing a token farther away by {said(main.control)} (p = {line.p_value:.2g}). What "
         "two tokens can each do alone, replacing one of them does not show."
     )

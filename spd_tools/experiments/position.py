@@ -238,9 +238,10 @@ def _distance(subject: Subject, request: PositionRequest, cue: int | str) -> Pos
         effect=main.effect,
         control=main.control,
         p_value=p_values[main.arm],
-        summary=f"{subject.shown(token)} matters beyond chance at distance {', '.join(matter) or 'none'} of 1 to "
-        f"{request.max_distance}. Distance {1 + main.arm} stands out: mean {request.response} response "
-        f"{said(main.effect)}, against {said(main.control)} with tokens of like frequency "
+        summary=f"{subject.shown(token)} matters beyond chance at "
+        f"{'distance ' + ', '.join(matter) if matter else 'no distance'} of 1 to {request.max_distance}. "
+        f"{f'Distance {1 + main.arm} stands out' if matter else f'The most at {1 + main.arm}'}: mean "
+        f"{request.response} response {said(main.effect)}, against {said(main.control)} with tokens of like frequency "
         f"(p = {p_values[main.arm]:.2g}). Farther distances were not tried.",
         request=request,
         chosen=1 + main.arm,

@@ -84,9 +84,18 @@ def make_request(name: str, parameters: Mapping[str, Any]) -> Request:
     try:
         return kind.request.model_validate({**parameters, "experiment": name})
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the request"
-        raise SpdToolsError(f"{name}: {where} does not fit ({first['msg']}); correct it.") from None
+        raise SpdToolsError(_unfit(name, error)) from None
+
+
+def _unfit(name: str, error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_context=False)[0]
+    where = ".".join(map(str, first["loc"])) or "the request"
+    if first["type"] == "missing":
+        return f"{name} needs {where}; give it."
+    if first["type"] == "extra_forbidden":
+        return f"{name} takes no {where}; leave it out."
+    said = first["msg"].removeprefix("Value error, ").rstrip(".")
+    return f"{name}: {where} does not fit ({said[:1].lower()}{said[1:]}); correct it."
 
 
 def run(subject: Subject, request: Request) -> Result:

@@ -39,7 +39,10 @@ def bootstrap_mean(values: NDArray[np.floating], rng: np.random.Generator) -> Es
     tail = 50 * (1 - CONFIDENCE)
     low, high = np.percentile(means, [tail, 100 - tail])
     widen = math.sqrt(n / (n - 1))
-    return Estimate(value=mean, low=mean - widen * (mean - float(low)), high=mean + widen * (float(high) - mean), n=n)
+    # A mean lies between the smallest and the largest value: what cannot be negative stays so.
+    low = max(mean - widen * (mean - float(low)), float(values.min()))
+    high = min(mean + widen * (float(high) - mean), float(values.max()))
+    return Estimate(value=mean, low=min(low, mean), high=max(high, mean), n=n)
 
 
 def exchange_test(candidate: NDArray[np.floating], controls: NDArray[np.floating], rng: np.random.Generator) -> float:
@@ -117,7 +120,7 @@ def wilson(successes: int, n: int) -> Estimate | None:
     share = successes / n
     centre = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
     half = _Z / (1 + _Z**2 / n) * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n * n))
-    return Estimate(value=share, low=max(0.0, centre - half), high=min(1.0, centre + half), n=n)
+    return Estimate(value=share, low=max(0.0, min(share, centre - half)), high=min(1.0, max(share, centre + half)), n=n)
 
 
 def mean_of_shares(first: Estimate, second: Estimate) -> Estimate:

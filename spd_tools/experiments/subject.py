@@ -101,7 +101,7 @@ class Subject:
             [request.model_dump(mode="json"), self.info.model_dump(mode="json")], sort_keys=True, separators=(",", ":")
         )
         digest = hashlib.sha256(question.encode()).hexdigest()[:12]
-        machine = Machine(device=self._device, torch=torch.__version__, spd_tools=version("spd-tools"))
+        machine = Machine(device=_described(self._device), torch=torch.__version__, spd_tools=version("spd-tools"))
         return {"id": f"{request.experiment}-{digest}", "subject": self.info, "machine": machine}
 
     def rng(self, request: Request, purpose: str) -> np.random.Generator:
@@ -232,6 +232,13 @@ class Subject:
     def text_of(self, tokens: Sequence[int] | NDArray[np.int64]) -> list[str | None]:
         """Text of every token, data and as hostile as data."""
         return [self.harvest.token_text(int(token)) for token in tokens]
+
+
+def _described(device: str) -> str:
+    """A device with whatever sums on it depend on."""
+    if torch.device(device).type == "cuda":
+        return f"{device}, {torch.cuda.get_device_name(device)}"
+    return f"{device}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
 
 
 def by_length(rows: Sequence[Sequence[int]]) -> list[tuple[list[int], NDArray[np.int64]]]:

@@ -191,11 +191,13 @@ def _population(subject: Subject, request: SweepRequest, n: int) -> str:
 def _summary(subject: Subject, request: SweepRequest, tokens: list[SweptToken], main: Standout) -> str:
     line = tokens[main.arm]
     among = "" if len(tokens) == 1 else f"Of {len(tokens)} tokens "
+    beyond = line.p_value <= 0.05
+    verb = "gives " if not among else "stands out: " if beyond else "differs most, though not beyond chance: "
     n_significant = sum(token.p_value <= 0.05 for token in tokens)
     also = "" if len(tokens) == 1 else f" {n_significant} of {len(tokens)} candidates differ from theirs."
     return (
         f"{among}{subject.shown(line.token_id)} at offset {request.offset} "
-        f"{'stands out: ' if among else 'gives '}mean {request.response} response {said(main.effect)}, against "
+        f"{verb}mean {request.response} response {said(main.effect)}, against "
         f"{said(main.control)} with tokens of like frequency (p = {line.p_value:.2g}).{also} "
         "Tokens that were not tried may do the same."
     )

@@ -79,14 +79,18 @@ class Investigation:
         return result
 
     def replay(self, evidence_id: str) -> Replay:
-        """Do an experiment again whose result is stored, and compare.
+        """Do an experiment again whose result is stored, on the harvest that it was done on, and compare.
 
         Raises:
-            SpdToolsError: when there is no such evidence, or it comes from another harvest.
+            SpdToolsError: when there is no such evidence, or its harvest is gone.
         """
-        from spd_tools.experiments import replay
+        from spd_tools.experiments import Subject, replay
+        from spd_tools.store.reader import open_harvest
 
-        return replay(self.subject, self.notes.evidence(evidence_id).result)
+        first = self.notes.evidence(evidence_id).result
+        if first.subject.harvest_id == self.harvest.harvest_id:
+            return replay(self.subject, first)
+        return replay(Subject(open_harvest(self.harvest.run_id, first.subject.harvest_id)), first)
 
     def _refuse_used_texts(self, request: Request) -> None:
         """A label is tested on texts that nothing was learnt from."""

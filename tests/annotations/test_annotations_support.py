@@ -26,6 +26,7 @@ from spd_tools.annotations.support import texts_of
 from spd_tools.errors import SpdToolsError
 from spd_tools.experiments.records import Estimate
 
+NEGATIVE = Estimate(value=-1, low=-2, high=-0.5, n=40)
 OVERLAPPING = Estimate(value=0.9, low=0.15, high=1.0, n=40)
 
 
@@ -136,14 +137,31 @@ def test_the_best_of_several_tests_counts():
 )
 def test_suppression_needs_an_ablation(claim):
     assert "only an intervention shows" in only(missing(swept(), label_test(), **claim))
-    assert "at least 20" in only(missing(swept(), ablated(n=19), label_test(), **claim))
-    assert "interval that excludes" in only(missing(swept(), ablated(effect=OVERLAPPING), label_test(), **claim))
-    assert missing(swept(), ablated(n=20), label_test(), **claim) == []
+    the = {"tokens": ["the"], "effect": NEGATIVE}
+    assert "at least 20" in only(missing(swept(), ablated(n=19, **the), label_test(), **claim))
+    overlapping = ablated(tokens=["the"], effect=OVERLAPPING)
+    assert "interval that excludes" in only(missing(swept(), overlapping, label_test(), **claim))
+    assert "with those tokens" in only(missing(swept(), ablated(), label_test(), **claim))  # a KL
+    assert missing(swept(), ablated(n=20, tokens=["the"], effect=NEGATIVE), label_test(), **claim) == []
 
 
 @pytest.mark.parametrize("view", ["raises lowercase words", "raises lower-case words", "raises 'the'", ""])
-def test_other_claims_need_none(view):
-    assert missing(swept(), label_test(), output_view=view, output_effect="raises") == []
+def test_a_view_that_claims_no_suppression_needs_no_ablation(view):
+    assert missing(swept(), label_test(), output_view=view) == []
+
+
+@pytest.mark.parametrize(("effect", "right", "wrong"), [("raises", ABOVE, NEGATIVE), ("lowers", NEGATIVE, ABOVE)])
+def test_a_direction_needs_an_ablation_that_shows_it(effect, right, wrong):
+    def problems(**fields) -> list[str]:
+        return missing(swept(), ablated(**fields), label_test(), output_effect=effect)
+
+    assert problems(tokens=["the"], effect=right) == []
+    assert "correct the label" in only(problems(tokens=["the"], effect=wrong))
+    assert only(problems(effect=right))  # a KL has no direction
+
+
+def test_raising_needs_an_ablation():
+    assert "asked for them by name" in only(missing(swept(), label_test(), output_effect="raises"))
 
 
 def test_lowering_is_not_supported_by_tokens_that_are_raised():
@@ -153,7 +171,14 @@ def test_lowering_is_not_supported_by_tokens_that_are_raised():
     )
     assert "raises the tokens" in only(missing(raised, label_test(), output_effect="lowers"))
     assert missing(lowered, label_test(), output_effect="lowers") == []
-    assert missing(ablated(tokens=["the"], mode="clamp"), label_test(), output_effect="lowers") == []
+    clamped = ablated(tokens=["the"], mode="clamp", effect=Estimate(value=-1, low=-2, high=-0.5, n=40))
+    assert missing(clamped, label_test(), output_effect="lowers") != []
+
+
+def test_an_ablation_that_does_less_than_others_shows_no_effect():
+    less = Estimate(value=0.05, low=0.0, high=0.09, n=40)
+    others = Estimate(value=0.5, low=0.1, high=0.9, n=40)
+    assert "does not exclude" in only(missing(ablated(effect=less, control=others), label_test()))
 
 
 # --- in the file ------------------------------------------------------------------------------------------------------

@@ -147,7 +147,7 @@ def test_a_replay_that_does_not_hold_is_shown_and_fails(demo, run, run_json, mon
         (["probe", "h.0.mlp.down_proj:99", "a"], "there is no component"),
         (["probe", KEY, ""], "A text is empty"),
         (["probe", KEY, "row:99999"], "There is no row 99999"),
-        (["sweep", KEY], "tokens does not fit"),
+        (["sweep", KEY], "sweep needs tokens"),
         (["sweep", KEY, "--token", "nosuchword"], "not in the vocabulary"),
         (["sweep", KEY, "--token", "saw", "--n-contexts", 99999], "n_contexts does not fit"),
         (["sweep", KEY, "--token", "saw", "--offset", 3], "offset does not fit"),

@@ -11,11 +11,14 @@ from hypothesis import strategies as st
 from planted_subjects import key_of, planted, token_of
 from reference_store import random_input, write_reference_store
 
+from spd_tools.decompositions.planted import load_planted
 from spd_tools.errors import SpdToolsError
 from spd_tools.experiments import Subject, make_request, read_result, replay, run
 from spd_tools.experiments.enrichment import EnrichmentResult, binomial_test
 from spd_tools.experiments.statistics import holm
+from spd_tools.harvest import HarvestRequest, run_harvest
 from spd_tools.store.harvest import Harvest
+from spd_tools.store.reader import open_harvest
 
 
 def enrichment(subject: Subject, name: str, **parameters) -> EnrichmentResult:
@@ -160,3 +163,14 @@ def test_results_replay_and_survive_json(subject):
     assert len(found.strongest) == 3
     assert read_result(found.model_dump_json()) == found
     assert replay(subject, found).identical
+
+
+def test_without_logged_firings_the_rate_alone_leads(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPD_OUT_DIR", str(tmp_path))
+    made = run_harvest(HarvestRequest(run="planted:0", n_batches=8, batch_size=32, log_tokens=0), progress=False)
+    subject = Subject(open_harvest(made.run_id))
+    decomposition = load_planted(0)
+    rule = decomposition.rule("city-0")
+    assert not len(subject.harvest.activations(rule.key).token)
+    found = run(subject, make_request("enrichment", {"key": rule.key}))
+    assert found.strongest[0].text.strip() == rule.tokens[0]

@@ -273,12 +273,21 @@ def test_a_text_counts_once(subject):
         ask(subject, key, positives=["the fox"], negatives=["the fox"])
 
 
-def test_shown_examples_are_no_new_texts(subject):
-    key = key_of(subject, "city-0")
-    example = subject.harvest.examples(key, "uniform", 1, context=2)[0]
-    text = " ".join(planted(subject).words[token] for token in example.token_ids)
-    with pytest.raises(SpdToolsError, match="stands in an example"):
-        ask(subject, key, positives=[text])
+@pytest.mark.parametrize(
+    ("first", "n", "added"), [(0, 5, ""), (3, 7, ""), (0, 12, ""), (10, 8, "fox"), (20, 30, "fox")]
+)
+def test_what_stands_in_the_harvest_is_no_new_text(subject, first, n, added):
+    """Whoever knows the rows knows where the component fires in them, also in rows of which no example is shown."""
+    tokens = subject.row(subject.harvest.n_rows - 1)[first : first + n]
+    text = " ".join([*(planted(subject).words[token] for token in tokens), added]).strip()
+    for group in ("positives", "negatives"):
+        with pytest.raises(SpdToolsError, match="stands in the harvested rows"):
+            ask(subject, key_of(subject, "city-0"), **{"positives": ["the fox sees «san» again"], group: [text]})
+
+
+def test_what_stands_nowhere_in_the_harvest_is_a_new_text(subject):
+    words = planted(subject).words
+    assert ask(subject, key_of(subject, "city-0"), positives=[" ".join([words[3]] * 12)])
 
 
 def test_only_proposed_near_misses_are_taken(subject):

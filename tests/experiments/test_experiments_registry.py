@@ -102,11 +102,11 @@ def test_unknown_names_are_refused_with_a_suggestion():
 @pytest.mark.parametrize(
     ("parameters", "says"),
     [
-        ({"texts": ["a"]}, "key does not fit"),
+        ({"texts": ["a"]}, "probe needs key"),
         ({"key": "nonsense", "texts": ["a"]}, "key does not fit"),
         ({"key": "h.0.mlp.down_proj:1", "texts": []}, "texts does not fit"),
         ({"key": "h.0.mlp.down_proj:1", "texts": ["a"], "seed": -1}, "seed does not fit"),
-        ({"key": "h.0.mlp.down_proj:1", "texts": ["a"], "colour": 1}, "colour does not fit"),
+        ({"key": "h.0.mlp.down_proj:1", "texts": ["a"], "colour": 1}, "takes no colour"),
     ],
 )
 def test_parameters_that_do_not_fit_are_named(parameters, says):

@@ -87,8 +87,8 @@ def test_a_refused_experiment_leaves_no_evidence(investigation):
     ("name", "parameters", "words"),
     [
         ("sweeep", {"key": KEY}, "did you mean sweep"),
-        ("sweep", {"key": KEY}, "tokens does not fit"),
-        ("sweep", {**SWEEP, "colour": 1}, "colour does not fit"),
+        ("sweep", {"key": KEY}, "needs tokens"),
+        ("sweep", {**SWEEP, "colour": 1}, "takes no colour"),
         ("sweep", {**SWEEP, "key": "h.9:1"}, "no layer 'h.9'"),
         ("sweep", {**SWEEP, "key": "needle"}, "no component"),
     ],
