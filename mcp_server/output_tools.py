@@ -163,7 +163,7 @@ class OutputExperiments:
         (the positives with their trigger moved, replaced or in another context) and stores nothing. Then give the same
         positives and negatives and, verbatim, those near misses of which the label says that they do NOT fire. A
         supported label needs at least 10 positives, 10 negatives of which half are near misses, and a balanced accuracy
-        whose interval lies above 0.6. Texts that were probed or tested before, and copies of shown examples, are
+        whose interval lies above 0.6. Texts that were probed or tested before, and copies of harvested rows, are
         refused. Do not tune the label on these texts and test again on variants: write down what failed, then write
         fresh ones.
         """
@@ -181,7 +181,7 @@ class OutputExperiments:
     ) -> str:
         """Do an experiment again whose result is stored, and compare: equal to the bit on the same device and versions.
 
-        Use it before you rest a label on evidence that is old, imported or somebody else's. It must be on the harvest
+        Use it before you rest a label on evidence that is old, imported or somebody else's. It runs on the harvest
         that the evidence comes from. Stores nothing.
         """
         return await self._experimenter.replay(context, evidence_id, run, harvest)

@@ -22,7 +22,7 @@ from spd_tools.cli.output import note, print_json, show
 if TYPE_CHECKING:
     from spd_tools.evaluate.plan import EvaluationSettings
     from spd_tools.evaluate.runner import Evaluation, EvaluationSummary
-    from spd_tools.llm import Estimate, Ledger
+    from spd_tools.llm import Ledger
     from spd_tools.store.harvest import Harvest
 
 _SCORES = ("intruder", "detection", "fuzzing", "simulation")
@@ -120,22 +120,9 @@ def _estimate(args: argparse.Namespace, evaluation: Evaluation, ledger: Ledger) 
     if args.json:
         print_json(found)
         return
-    from rich.text import Text
+    from spd_tools.render.estimate import estimate_text
 
-    show(Text("\n".join(_estimate_lines(found))))
-
-
-def _estimate_lines(found: Estimate) -> list[str]:
-    counted = "as the API counts them" if found.counted else "at most: without a key, a byte is taken for a token"
-    lines = [
-        f"{found.n_calls:,} calls at most, by a sample of {found.n_sampled}, at prices of {found.prices_of}",
-        f"input   {found.input_tokens:,} tokens ({counted})",
-        f"output  {found.output_tokens_at_most:,} tokens at most",
-        f"cost    ${found.dollars_at_most:,.4f} at most",
-    ]
-    if found.dollars is not None:
-        lines.append(f"        ${found.dollars:,.4f} if answers are as long as earlier ones")
-    return lines
+    show(estimate_text(found, "calls at most"))
 
 
 def _remarks(args: argparse.Namespace, harvest: Harvest, summary: EvaluationSummary) -> None:

@@ -76,24 +76,10 @@ def _show_estimate(args: argparse.Namespace, estimate: Estimate | None) -> None:
     elif estimate is None:
         note("There is nothing left to ask.")
     else:
-        from rich.text import Text
-
         from spd_tools.cli.output import show
+        from spd_tools.render.estimate import estimate_text
 
-        show(Text("\n".join(_estimate_lines(estimate))))
-
-
-def _estimate_lines(estimate: Estimate) -> list[str]:
-    how = "as the API counts them" if estimate.counted else "at most: without a key, a byte is taken for a token"
-    lines = [
-        f"{estimate.n_calls:,} calls, by a sample of {estimate.n_sampled}, at prices of {estimate.prices_of}",
-        f"input   {estimate.input_tokens:,} tokens ({how})",
-        f"output  {estimate.output_tokens_at_most:,} tokens at most",
-        f"cost    ${estimate.dollars_at_most:,.4f} at most",
-    ]
-    if estimate.dollars is not None:
-        lines.append(f"        ${estimate.dollars:,.4f} if answers are as long as earlier ones")
-    return lines
+        show(estimate_text(estimate, "calls"))
 
 
 def _show_report(args: argparse.Namespace, report: InterpretReport) -> None:

@@ -17,6 +17,7 @@ from scipy.special import ndtri, stdtrit
 from spd_tools.evaluate.dealing import LEVELS, OWN
 from spd_tools.evaluate.trials import MIN_TRIALS, ScoreName, Trial
 from spd_tools.experiments.records import CONFIDENCE
+from spd_tools.experiments.statistics import wilson_bounds
 from spd_tools.store.records import Record
 from spd_tools.store.scores import at_least
 
@@ -156,22 +157,9 @@ def score_of(score: ScoreName, graded: Sequence[Graded], looks: Sequence[int]) -
     )
 
 
-def wilson(share: float, n: int, quantile: float) -> tuple[float, float]:
-    """Wilson's (1927) score interval of a share of n, with ``quantile`` standard errors to each side.
-
-    A variance that is d times the binomial one, or a t quantile in the place of the normal one, widens it by a larger
-    quantile: the interval depends on quantile**2 / n alone.
-    """
-    weight = quantile**2 / n
-    centre = (share + weight / 2) / (1 + weight)
-    half = math.sqrt(share * (1 - share) * weight + weight**2 / 4) / (1 + weight)
-    # At the ends rounding may put the bound on the wrong side of the share.
-    return max(0.0, min(centre - half, share)), min(1.0, max(centre + half, share))
-
-
 def _share(right: list[bool], error: float) -> tuple[float, float, float]:
     share = sum(right) / len(right)
-    return share, *wilson(share, len(right), _normal(error))
+    return share, *wilson_bounds(share, len(right), _normal(error))
 
 
 def _balanced_accuracy(pairs: NDArray[np.float64], error: float) -> tuple[float, float, float]:
@@ -187,7 +175,7 @@ def _balanced_accuracy(pairs: NDArray[np.float64], error: float) -> tuple[float,
     if binomial:
         quantile = max(quantile, _student(error, n_trials - 1) * math.sqrt(between / binomial))
     value = float(by_trial.mean())
-    bounds = [(share, *wilson(share, n, quantile)) for share, n in shares]
+    bounds = [(share, *wilson_bounds(share, n, quantile)) for share, n in shares]
     below = math.hypot(*(share - low for share, low, _ in bounds)) / 2
     above = math.hypot(*(high - share for share, _, high in bounds)) / 2
     return value, max(0.0, value - below), min(1.0, value + above)

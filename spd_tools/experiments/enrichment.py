@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -13,8 +12,8 @@ from pydantic import Field
 
 from spd_tools.analysis.overview import DENSE
 from spd_tools.errors import SpdToolsError
-from spd_tools.experiments.records import CONFIDENCE, Estimate, Request, Result
-from spd_tools.experiments.statistics import holm, wilson
+from spd_tools.experiments.records import Estimate, Request, Result
+from spd_tools.experiments.statistics import QUANTILE, holm, wilson
 from spd_tools.experiments.subject import Subject
 from spd_tools.keys import ComponentKey
 from spd_tools.store.harvest import Harvest
@@ -193,7 +192,7 @@ class _Tokens:
         mean = float(self.size_sum[at]) / n
         if n == 1:
             return Estimate(value=mean, low=None, high=None, n=1)
-        half = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * math.sqrt(float(self.size_square[at]) / (n - 1) / n)
+        half = QUANTILE * math.sqrt(float(self.size_square[at]) / (n - 1) / n)
         return Estimate(value=mean, low=max(0.0, mean - half), high=mean + half, n=n)
 
 

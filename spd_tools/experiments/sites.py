@@ -92,8 +92,5 @@ def _counted(harvest: Harvest, base: Base) -> NDArray[np.int64]:
     rows = np.asarray(harvest.logged_rows)
     if not len(rows) and base == "random":
         rows = np.arange(harvest.n_rows)
-    inside = np.arange(harvest.seq_len) < np.asarray(harvest.row_lengths)[rows][:, None]
-    if harvest.excluded is not None:
-        inside &= ~harvest.excluded[rows]
-    at, position = np.nonzero(inside)
+    at, position = np.nonzero(harvest.counted(rows))
     return rows[at] * harvest.seq_len + position

@@ -16,7 +16,8 @@ _PROFILE_PERMUTATIONS = 999  # of whole matrices
 _BLOCK_BYTES = 1 << 25
 ROUNDING = 1e-6
 """Responses that differ by less than this share of the largest one do not differ: batches of other shapes round so."""
-_Z = 1.959963984540054  # of CONFIDENCE
+QUANTILE = 1.959963984540054
+"""Of the normal distribution, for CONFIDENCE."""
 
 
 def bootstrap_mean(values: NDArray[np.floating], rng: np.random.Generator) -> Estimate | None:
@@ -118,9 +119,21 @@ def wilson(successes: int, n: int) -> Estimate | None:
     if not n:
         return None
     share = successes / n
-    centre = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-    half = _Z / (1 + _Z**2 / n) * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n * n))
-    return Estimate(value=share, low=max(0.0, min(share, centre - half)), high=min(1.0, max(share, centre + half)), n=n)
+    low, high = wilson_bounds(share, n, QUANTILE)
+    return Estimate(value=share, low=low, high=high, n=n)
+
+
+def wilson_bounds(share: float, n: int, quantile: float) -> tuple[float, float]:
+    """Wilson's (1927) score interval of a share of n, with ``quantile`` standard errors to each side.
+
+    A variance that is d times the binomial one, or a t quantile in the place of the normal one, widens it by a larger
+    quantile: the interval depends on quantile**2 / n alone.
+    """
+    weight = quantile**2 / n
+    centre = (share + weight / 2) / (1 + weight)
+    half = math.sqrt(share * (1 - share) * weight + weight**2 / 4) / (1 + weight)
+    # At the ends rounding may put the bound on the wrong side of the share.
+    return max(0.0, min(centre - half, share)), min(1.0, max(centre + half, share))
 
 
 def mean_of_shares(first: Estimate, second: Estimate) -> Estimate:

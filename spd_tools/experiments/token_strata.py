@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spd_tools.experiments.records import CONFIDENCE, Estimate
-from spd_tools.experiments.statistics import bootstrap_mean, sign_flip_test, wilson
+from spd_tools.experiments.records import Estimate
+from spd_tools.experiments.statistics import QUANTILE, bootstrap_mean, sign_flip_test, wilson
 from spd_tools.experiments.subject import Subject
 from spd_tools.keys import ComponentKey
 from spd_tools.store.records import Record
@@ -64,10 +63,7 @@ class LoggedFirings:
         """Read them off a harvest's log."""
         harvest = subject.harvest
         rows = np.asarray(harvest.logged_rows)
-        inside = np.arange(harvest.seq_len) < np.asarray(harvest.row_lengths)[rows][:, None]
-        if harvest.excluded is not None:
-            inside &= ~harvest.excluded[rows]
-        row, position = np.nonzero(inside)
+        row, position = np.nonzero(harvest.counted(rows))
         flat = rows[row] * harvest.seq_len + position
         fires = [np.isin(flat, harvest.activations(key).token, assume_unique=True) for key in (i, j)]
         return cls(harvest.tokens()[rows[row], position].astype(np.int64), row, fires[0], fires[1], len(rows))
@@ -154,7 +150,7 @@ class Tables:
             + float((agree * without + differ * with_).sum()) / (2 * up * down)
             + float((differ * without).sum()) / (2 * down * down)
         )
-        half = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * math.sqrt(variance * design_effect)
+        half = QUANTILE * math.sqrt(variance * design_effect)
         log_ratio = math.log(up / down)
         return Estimate(
             value=up / down,

@@ -154,6 +154,13 @@ class Harvest:
         counts.setflags(write=False)
         return counts
 
+    def counted(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """[rows, seq] which positions of some rows count: those that are neither padding nor excluded."""
+        inside = np.arange(self.seq_len) < np.asarray(self.row_lengths)[rows][:, None]
+        if self.excluded is not None:
+            inside &= ~self.excluded[rows]
+        return inside
+
     # --- components ---------------------------------------------------------------------------------------------
 
     @cached_property

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spd_tools.errors import SpdToolsError
-from spd_tools.evaluate.statistics import Graded, Score, grade, planned_looks, precise, score_of, wilson
+from spd_tools.evaluate.statistics import Graded, Score, grade, planned_looks, precise, score_of
 from spd_tools.evaluate.trials import make_trials
 from spd_tools.experiments import statistics as shared
 from spd_tools.store.records import Record
@@ -141,7 +141,7 @@ def test_intervals_are_not_wider_than_need_be():
 def test_wilson_is_the_shared_one_at_95_percent(n, data):
     right = data.draw(st.integers(0, n))
     expected = shared.wilson(right, n)
-    assert wilson(right / n, n, 1.959963984540054) == pytest.approx((expected.low, expected.high))
+    assert shared.wilson_bounds(right / n, n, 1.959963984540054) == pytest.approx((expected.low, expected.high))
 
 
 def test_balanced_accuracy_without_variation_between_trials_is_the_shared_interval():
