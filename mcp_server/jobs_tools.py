@@ -12,9 +12,14 @@ from mcp_server.answers import QUOTED, capped, inert, quoted, table
 from mcp_server.parameters import MAX_NAME, MAX_TEXT, OptionalText
 from mcp_server.tools import READS, STARTS, tool
 from spd_tools.errors import SpdToolsError
-from spd_tools.launch import Job, job_status, list_jobs, start_harvest
+from spd_tools.launch.harvest import start_harvest
+from spd_tools.launch.logs import log_path, log_tail, newest_log
+from spd_tools.launch.profiles import load_profile
+from spd_tools.launch.status import Job, StepView, TaskView, job_status, list_jobs
+from spd_tools.render.jobs import active_step, step_progress, step_summary
 
 _LISTED = 20
+_RANKS = 32
 _NAME = Field(max_length=MAX_NAME)
 
 
@@ -52,13 +57,20 @@ class Jobs:
         ] = "",
         threshold: Annotated[float | None, Field(description="fires strictly above; default: the run's own")] = None,
         seed: Annotated[int, Field(ge=0, lt=2**63, description="of row order and sampling")] = 0,
+        n_gpus: Annotated[
+            int, Field(ge=1, le=10_000, description="workers, a GPU each; on a machine without any: processes")
+        ] = 1,
+        slurm: Annotated[bool, Field(description="submit to the cluster that the server's machine belongs to")] = False,
+        profile: Annotated[
+            OptionalText, _NAME, Field(description="SLURM profile, a name or YAML file; default: SPD_SLURM_PROFILE")
+        ] = "",
     ) -> str:
         """Start counting what every component of a run does, in one pass over data; returns a job id at once.
 
-        The job is a process of its own: it goes on when this server or the conversation ends, and takes from seconds
-        (demo) to hours. It uses the CPU or GPU of the server's machine and may download the run and its data set. The
-        same request again continues an interrupted harvest, reports a finished one, or returns the job that is working
-        on it. Next: job_status with the id until it is finished, then runs.
+        The job's processes are its own: it goes on when this server or the conversation ends, and takes from seconds
+        (demo) to hours. It uses the CPU or GPUs of the server's machine, or those of a SLURM cluster, and may download
+        the run and its data set. The same request again continues an interrupted harvest, reports a finished one, or
+        returns the job that is working on it. Next: job_status with the id until it is finished, then runs.
         """
         from spd_tools.harvest import HarvestRequest
 
@@ -76,9 +88,12 @@ class Jobs:
             device=device or None,
             threshold=threshold,
             seed=seed,
+            world_size=n_gpus,
         )
-        job = start_harvest(request)
-        return f"{_page(job)}\nNext: job_status with job_id={job.state.id}."
+        if profile and not slurm:
+            raise SpdToolsError(f"profile {profile!r} is for a cluster; add slurm=true or leave it out.")
+        job = start_harvest(request, slurm=load_profile(profile or None) if slurm else None)
+        return f"{_page(job)}\nNext: job_status with job_id={job.id}."
 
     def job_status(
         self,
@@ -86,43 +101,63 @@ class Jobs:
             OptionalText, _NAME, Field(description="as harvest_start returned it; default: list all jobs")
         ] = "",
     ) -> str:
-        """State of one job (pending, running, finished, failed, died), its progress in batches and the end of its log.
+        """State of one job, its progress rank by rank, and the end of a log.
 
-        A failed job says why in one sentence. One that died was killed or ran out of memory: what it had saved is not
-        lost, harvest_start with the same parameters goes on from there. Progress is what is safely on disk, written
-        every few minutes. Without job_id: the newest jobs.
+        pending, running, finished, failed (it says why in one sentence), lost (its process was killed or ran out of
+        memory, without a word), cancelled, or skipped (something before it did not finish). What a worker had saved is
+        never lost: harvest_start with the same parameters goes on from there, and so does `spd-tools jobs retry ID` in
+        a terminal. Progress is reported every few seconds. Without job_id: the newest jobs.
         """
         if job_id:
             return _page(job_status(job_id))
         jobs = list_jobs()
         if not jobs:
             return "No job has been started."
-        rows = [
-            [job.state.id, job.status, inert(str(job.request.get("run")), 80), _batches(job)] for job in jobs[:_LISTED]
-        ]
+        rows = [[job.id, job.status, inert(job.subject, 80), _progress(active_step(job))] for job in jobs[:_LISTED]]
         more = f"\n{len(jobs) - _LISTED} older ones are not shown." if len(jobs) > _LISTED else ""
-        return capped(table(["job", "state", "run", "batches"], rows) + more, "Ask for one by its job_id.")
+        return capped(table(["job", "state", "of", "progress"], rows) + more, "Ask for one by its job_id.")
 
 
-def _batches(job: Job) -> str:
-    done, total = job.state.batches_done, job.state.batches_total
-    return "none yet" if done is None or total is None else f"{done:,} of {total:,}"
+def _progress(step: StepView | None) -> str:
+    if step is None:
+        return ""
+    return " ".join(filter(None, (f"{step.name}:", step_progress(step), step_summary(step))))
 
 
 def _page(job: Job) -> str:
-    state = job.state
-    seconds = (state.ended or time.time()) - (state.started or state.created)
-    lines = [f"Job {state.id}: {job.status} after {seconds:.0f} s; batches: {_batches(job)}."]
-    if state.error is not None:
-        lines.append(f"It failed: {inert(state.error, MAX_TEXT)}")
-    if job.status == "died":
-        lines.append(
-            "Its process is gone without a word; harvest_start with the same parameters goes on from what it saved."
-        )
-    if state.harvest_id is not None and state.run_id is not None:
-        run, harvest = inert(state.run_id, 200), inert(state.harvest_id, 200)
+    seconds = (job.ended or time.time()) - job.created
+    where = "the SLURM cluster" if job.executor == "slurm" else "the server's machine"
+    lines = [f"Job {job.id}: {job.status} after {seconds:.0f} s, on {where}."]
+    if job.error is not None:
+        lines.append(f"What went wrong: {inert(job.error, MAX_TEXT)}")
+    if job.status in ("failed", "lost", "cancelled"):
+        lines.append("harvest_start with the same parameters goes on from what its workers saved.")
+    if job.result is not None and {"run_id", "harvest_id"} <= job.result.keys():
+        run, harvest = inert(str(job.result["run_id"]), 200), inert(str(job.result["harvest_id"]), 200)
         lines.append(f"Harvest {harvest} of run {run} is ready: find_components with run={run}.")
-    if job.log_tail:
-        log = "\n".join(quoted(line, 500) for line in job.log_tail.splitlines()[-20:])
-        lines.append(f"End of its log ({inert(str(job.folder / 'log'), 500)}). {QUOTED}\n{log}")
+    lines.append(_ranks(job))
+    if (newest := newest_log(job)) is not None:
+        path = log_path(job, *newest)
+        log = "\n".join(quoted(line, 500) for line in log_tail(path).splitlines()[-20:])
+        lines.append(f"End of the log of {newest[0]}, rank {newest[1]} ({inert(str(path), 500)}). {QUOTED}\n{log}")
     return "\n".join(lines)
+
+
+def _ranks(job: Job) -> str:
+    """A table of the tasks; of many, those that have finished or wait are only counted."""
+    rows: list[list[str]] = []
+    hidden: list[str] = []
+    for step in job.steps:
+        shown = list(step.tasks)
+        if len(shown) > _RANKS:
+            shown = [task for task in shown if task.status not in ("finished", "pending")][:_RANKS]
+            hidden.append(f"{step.name}: {step_summary(step)}")
+        rows += [_row(step, task) for task in shown]
+    found = table(["step", "rank", "state", "done", "per second", "why"], rows)
+    return "\n".join([found, *hidden])
+
+
+def _row(step: StepView, task: TaskView) -> list[str]:
+    done = "" if task.done is None else f"{task.done:,} of {task.total or 0:,} {task.unit or ''}".strip()
+    rate = "" if task.rate is None else f"{task.rate:.3g}"
+    return [step.name, str(task.rank), task.status, done, rate, inert(task.why or "", MAX_TEXT)]

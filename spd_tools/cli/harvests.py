@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spd_tools.cli.arguments import (
@@ -16,9 +17,13 @@ from spd_tools.cli.arguments import (
     positive_int,
 )
 from spd_tools.cli.output import note, print_json
+from spd_tools.cli.spreading import add_slurm_options, slurm_profile
+from spd_tools.errors import SpdToolsError
 
 if TYPE_CHECKING:
     from spd_tools.harvest import HarvestOutcome, HarvestRequest
+    from spd_tools.launch.profiles import SlurmProfile
+    from spd_tools.launch.status import Job
 
 _CHOICES = (
     "data",
@@ -52,6 +57,8 @@ def add_commands(commands: Subparsers) -> None:
     _add_data(harvest)
     _add_running(harvest)
     _add_counting(harvest)
+    _add_spreading(harvest)
+    add_slurm_options(harvest)
     merge = add_command(commands, "merge", _merge, "make one harvest of what separately started ranks counted")
     merge.add_argument("run", metavar="RUN")
     merge.add_argument("--harvest", metavar="ID", help="harvest id (default: the only unfinished one)")
@@ -99,6 +106,15 @@ def _add_running(parser: Parser) -> None:
     group.add_argument("--resume", action="store_true", help="go on from what an interrupted harvest saved")
 
 
+def _add_spreading(parser: Parser) -> None:
+    group = parser.add_argument_group("many GPUs")
+    group.add_argument(
+        "--n-gpus", type=positive_int, metavar="G", help="workers, a GPU each (on a machine without any: processes)"
+    )
+    group.add_argument("--max-concurrent", type=positive_int, metavar="N", help="most workers at a time")
+    group.add_argument("--detach", action="store_true", help="leave at once; `jobs` shows how far it is")
+
+
 def _add_counting(parser: Parser) -> None:
     group = parser.add_argument_group("counting")
     for name, how in {
@@ -125,7 +141,74 @@ def _request(args: argparse.Namespace) -> HarvestRequest:
 def _harvest(args: argparse.Namespace) -> None:
     from spd_tools.harvest import run_harvest
 
+    profile = slurm_profile(args)
+    if profile is not None or args.n_gpus is not None:
+        _launch(args, profile)
+        return
+    if args.detach or args.max_concurrent:
+        name = "--detach" if args.detach else "--max-concurrent"
+        raise SpdToolsError(f"{name} is for several workers; say how many with --n-gpus.")
     report_outcome(args, run_harvest(_request(args), rank=args.rank, resume=args.resume))
+
+
+def _launch(args: argparse.Namespace, profile: SlurmProfile | None) -> None:
+    """Workers of this machine or of a cluster, then the merge."""
+    from spd_tools.cli.watching import watch
+    from spd_tools.launch.harvest import start_harvest
+
+    n_gpus = args.n_gpus or 1
+    if args.rank is not None or getattr(args, "world_size", n_gpus) != n_gpus:
+        raise SpdToolsError("--rank and --world-size are for workers that are started by hand; leave them out.")
+    args.world_size = n_gpus
+    job = start_harvest(
+        _request(args),
+        slurm=profile,
+        max_concurrent=args.max_concurrent,
+        allow_dirty=getattr(args, "allow_dirty", False),
+    )
+    if profile is None and not args.detach:
+        _say_started(job)
+        _report_job(args, watch(job))
+        return
+    if profile is not None and not args.detach:
+        job = watch(job, _is_queued)
+    if args.json:
+        print_json(job)
+    else:
+        note(f"{job.id} is {'queued' if profile is not None else 'running'}. Look at it: spd-tools jobs show {job.id}")
+
+
+def _say_started(job: Job) -> None:
+    from spd_tools.launch.machine import visible_gpus
+
+    n_workers = len(job.step("workers").tasks)
+    gpus = visible_gpus()
+    if not gpus:
+        note(f"{job.id}: no GPU here, {n_workers} processes share the CPUs.")
+    else:
+        note(f"{job.id}: {n_workers} workers on {min(n_workers, len(gpus))} GPUs. Ctrl-C cancels; what is saved stays.")
+
+
+def _is_queued(job: Job) -> bool:
+    """Whether SLURM has all that runs there."""
+    return all(task.slurm_id for step in job.steps[-1:] for task in step.tasks)
+
+
+def _report_job(args: argparse.Namespace, job: Job) -> None:
+    from spd_tools.harvest import HarvestOutcome
+
+    result = job.result or {}
+    [prepared] = job.step("prepare").tasks
+    earlier = bool(prepared.result and prepared.result["already_finished"])
+    outcome = HarvestOutcome(
+        run_id=result["run_id"],
+        harvest_id=result["harvest_id"],
+        folder=Path(result["folder"]),
+        state="already finished" if earlier else "finished",
+        n_tokens=result["n_tokens"],
+        seconds=(job.ended or job.created) - job.created,
+    )
+    report_outcome(args, outcome)
 
 
 def _merge(args: argparse.Namespace) -> None:

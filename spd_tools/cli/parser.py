@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from spd_tools.cli import (
+    decompose,
     evaluate,
     experiments,
     harvests,
@@ -14,6 +15,7 @@ from spd_tools.cli import (
     machine,
     mcp,
     notebook,
+    pretrain,
     runs,
     transfer,
 )
@@ -26,7 +28,8 @@ def build_parser() -> Parser:
     parser.set_defaults(json=False)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     at_scale = (interpret, evaluate)
+    training = (decompose, pretrain)
     others = (runs, jobs, transfer, mcp, install_claude, machine)
-    for group in (harvests, look, experiments, labels, notebook, *at_scale, *others):
+    for group in (harvests, look, experiments, labels, notebook, *at_scale, *training, *others):
         group.add_commands(commands)
     return parser

@@ -148,6 +148,16 @@ def prepare(request: HarvestRequest) -> TokenDataset:
     return _dataset(load_decomposition(request.run), request)
 
 
+def prepare_ranks(request: HarvestRequest) -> HarvestPlan:
+    """Download, tokenise and write the plan: ranks that are started then need no network."""
+    decomposition = load_decomposition(request.run)
+    dataset = _dataset(decomposition, request)
+    plan, _ = _plan(decomposition, dataset, request)
+    if not (plan.folder / "manifest.json").exists():
+        plan.save(_tokenizer(decomposition, dataset, request))
+    return plan
+
+
 def _device(request: HarvestRequest) -> torch.device:
     name = request.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:

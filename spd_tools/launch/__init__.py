@@ -1,5 +1,4 @@
-"""Jobs: work that goes on after whoever started it has left."""
+"""Jobs: graphs of tasks that go on after whoever started them has left, as local processes or on a SLURM cluster.
 
-from spd_tools.launch.jobs import Job, JobState, job_status, list_jobs, start_harvest
-
-__all__ = ["Job", "JobState", "job_status", "list_jobs", "start_harvest"]
+Nothing is imported here: a task's process must be able to clean its import path before anything else of ours is loaded.
+"""

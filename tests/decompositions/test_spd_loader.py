@@ -306,9 +306,18 @@ def info(*patterns):
         (set_config(identity_module_info=info("wte")), "wte is a Embedding"),
         (set_config(identity_module_info=info("h.9.*")), "'h.9.\\*' .*matches no module"),
         (set_config(pretrained_model_class="somewhere.Unknown"), "somewhere.Unknown is not known"),
-        (set_config(pretrained_model_class="spd.experiments.tms.models.TMSModel"), "toy model TMSModel"),
-        (set_config(pretrained_model_class="spd.experiments.resid_mlp.models.ResidMLP"), "toy model ResidMLP"),
-        (set_config(pretrained_model_class="spd.experiments.resid_mlp.models.ResidualMLP"), "toy model ResidualMLP"),
+        (
+            set_config(pretrained_model_class="spd.experiments.tms.models.TMSModel"),
+            "does not describe the target model .n_features",
+        ),
+        (
+            set_config(pretrained_model_class="spd.experiments.resid_mlp.models.ResidMLP"),
+            "does not describe the target model .n_features",
+        ),
+        (
+            set_config(pretrained_model_class="spd.experiments.resid_mlp.models.ResidualMLP"),
+            "does not describe the target model .n_features",
+        ),
         (set_config(pretrained_model_name="elsewhere/model.pt"), "target elsewhere/model.pt .* was not found"),
         (set_config(pretrained_model_name=None), "names no target"),
         (set_config(sigmoid_type="mystery"), "sigmoid_type 'mystery'"),

@@ -19,7 +19,7 @@ from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 
 from spd_tools.annotations import Annotations
-from spd_tools.launch import Job, job_status
+from spd_tools.launch.status import Job, job_status
 from spd_tools.store.reader import open_harvest
 
 KEY = "h.0.mlp.down_proj:13"
@@ -77,12 +77,12 @@ WRITES = {
     "label": {"action": "set", "key": KEY, "input_view": "label {n}"},
     "research_log": {"action": "write", "text": "log {n}"},
     "probe": {"key": KEY, "texts": ["a blue saw rests", "row:{n}"]},
-    "sweep": {"key": KEY, "tokens": ["saw"], "n_contexts": 4, "n_controls": 2, "seed": "{n}"},
+    "sweep": {"key": KEY, "tokens": ["saw"], "n_contexts": 4, "n_controls": 19, "seed": "{n}"},
     "direct_effect": {"key": KEY},
     "token_stats": {"key": KEY, "metric": "enrichment"},
     "minimal_context": {"key": KEY, "n_contexts": 2, "n_draws": 2, "seed": "{n}"},
     "interact": {"key": KEY, "first_tokens": ["blue"], "second_tokens": ["saw"], "n_contexts": 2, "seed": "{n}"},
-    "generate_and_test": {"key": KEY, "positives": ["this saw rests"]},
+    "generate_and_test": {"key": KEY, "label": "tools", "positives": ["this saw rests"]},
     "correlations": {"key": KEY, "given_token": True, "limit": 1},
     "overview": {"key": KEY},
 }
@@ -140,20 +140,26 @@ def test_a_harvest_survives_the_server_that_started_it(out_dir):
         job_id = job_started_by(wire, reference="demo", n_batches=8, batch_size=32)
     job = ended_job(job_id)
     assert job.status == "finished", job
-    assert open_harvest("demo").harvest_id == job.state.harvest_id
+    assert open_harvest("demo").harvest_id == job.result["harvest_id"]
     with served(out_dir) as wire:
         assert f"{job_id}: finished" in wire.text("job_status", job_id=job_id)
         assert "demo" in wire.text("runs")
 
 
-def test_a_killed_job_has_died_and_the_same_request_goes_on(out_dir):
+def test_a_killed_worker_is_lost_and_the_same_request_goes_on(out_dir):
     asked = {"reference": "demo", "n_batches": 64, "batch_size": 32}
     with served(out_dir) as wire:
         job_id = job_started_by(wire, **asked)
-        wait_until(lambda: job_status(job_id).state.pid is not None, wire.process)
-        os.kill(job_status(job_id).state.pid, signal.SIGKILL)
-        assert ended_job(job_id).status == "died"
-        assert f"{job_id}: died" in wire.text("job_status", job_id=job_id)
+
+        def worker():
+            [task] = job_status(job_id).step("workers").tasks
+            return task.pid
+
+        wait_until(lambda: worker() is not None, wire.process)
+        os.kill(worker(), signal.SIGKILL)
+        ended = ended_job(job_id)
+        assert (ended.status, ended.step("merge").status) == ("lost", "skipped")
+        assert f"{job_id}: lost" in wire.text("job_status", job_id=job_id)
         again = job_started_by(wire, **asked)
         assert again != job_id
         assert ended_job(again).status == "finished"

@@ -32,14 +32,14 @@ CALLS = {
     "examples": {"key": KEY},
     "token_stats": {"key": KEY},
     "correlations": {"key": KEY},
-    "triage": {"key": KEY, "n_sites": 2, "n_controls": 3},
+    "triage": {"key": KEY, "n_sites": 2, "n_controls": 19},
     "probe": {"key": KEY, "texts": ["a blue cat rests"]},
-    "sweep": {"key": KEY, "tokens": ["blue"], "n_contexts": 2, "n_controls": 1},
+    "sweep": {"key": KEY, "tokens": ["blue"], "n_contexts": 2, "n_controls": 19},
     "minimal_context": {"key": KEY, "n_contexts": 2, "n_draws": 2},
-    "interact": {"key": KEY, "first_tokens": ["blue"], "second_tokens": ["cat"], "n_contexts": 2, "n_controls": 1},
-    "ablate": {"key": KEY, "n_sites": 2, "n_controls": 3},
+    "interact": {"key": KEY, "first_tokens": ["blue"], "second_tokens": ["cat"], "n_contexts": 2, "n_controls": 19},
+    "ablate": {"key": KEY, "n_sites": 2, "n_controls": 19},
     "direct_effect": {"key": KEY},
-    "generate_and_test": {"key": KEY, "positives": ["a blue cat rests"]},
+    "generate_and_test": {"key": KEY, "label": "x", "positives": ["a blue cat rests"]},
     "replay": {"evidence_id": "probe-000000000000"},
     "hypothesis": {"action": "add", "key": KEY, "text": "x", "confidence": 0.5},
     "label": {"action": "set", "key": KEY, "input_view": "x"},
@@ -138,7 +138,7 @@ def takes_text(schema):
 @pytest.mark.parametrize("kind", sorted(HOSTILE))
 @pytest.mark.parametrize("name", sorted(CALLS))
 def test_hostile_arguments_are_text_or_refused(demo, schemas, server, monkeypatch, name, kind):
-    def no_process(request):
+    def no_process(request, slurm):
         raise SpdToolsError(f"Nothing is started for {request.run!r}.")
 
     monkeypatch.setattr(jobs_tools, "start_harvest", no_process)

@@ -3,24 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
+import torch
 from torch import Tensor, nn
 
 from spd_tools.errors import SpdToolsError
 
 
-def per_position(x: Tensor, tokens: Tensor, name: str) -> Tensor:
-    """An input as [batch, seq, ...]: modules that read positions get them once for all rows."""
-    batch, seq = tokens.shape
+def per_position(x: Tensor, positions: torch.Size, name: str) -> Tensor:
+    """An input as [*positions, ...]: modules that read positions get them once for all rows.
+
+    Args:
+        x: What a module reads.
+        positions: (batch, seq), of toys (batch,).
+        name: The module, for messages.
+    """
     is_ids = not x.is_floating_point()
     features = x.shape[x.ndim if is_ids else -1 :]
     leading = x.shape[: x.ndim - len(features)]
-    if leading in ((batch, seq), (1, seq), (seq,)):
-        return x.expand(batch, seq, *features)
+    if leading == positions or (len(positions) == 2 and leading in ((1, positions[1]), (positions[1],))):
+        return x.expand(*positions, *features)
     raise SpdToolsError(
         f"Module {name} reads a tensor of shape {list(x.shape)}, which does not have one vector per token position "
-        f"[{batch}, {seq}]; this target cannot be read yet."
+        f"{list(positions)}; this target cannot be read yet."
+    )
+
+
+def picked_output(output: object, attribute: str | None, positions: torch.Size) -> Tensor:
+    """What of a target's output is meant: logits [*positions, vocab], of toys features [*positions, n_features].
+
+    Args:
+        output: What the target returned.
+        attribute: None (the output itself), "idx_N" (its N-th element) or the name of an attribute.
+        positions: As above.
+
+    Raises:
+        SpdToolsError: when there is no such tensor.
+    """
+    picked: object = None
+    with suppress(AttributeError, IndexError, TypeError, ValueError, KeyError):
+        if attribute is None:
+            picked = output
+        elif attribute.startswith("idx_"):
+            picked = output[int(attribute.removeprefix("idx_"))]  # pyright: ignore[reportIndexIssue]
+        else:
+            picked = getattr(output, attribute)
+    if isinstance(picked, Tensor) and picked.shape[:-1] == positions:
+        return picked
+    raise SpdToolsError(
+        f"The target's output, a {type(output).__name__}, has no logits [batch, seq, vocab] at {attribute!r}; "
+        "correct pretrained_model_output_attr in final_config.yaml."
     )
 
 

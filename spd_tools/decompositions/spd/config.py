@@ -149,6 +149,11 @@ class SpdConfig(_Record):
     """What the run was trained on."""
 
     @property
+    def is_toy(self) -> bool:
+        """Whether the target reads features instead of tokens."""
+        return self.class_name.startswith(TOYS)
+
+    @property
     def class_name(self) -> str:
         """Last part of the target's dotted class path."""
         return self.pretrained_model_class.rpartition(".")[2]
@@ -163,15 +168,9 @@ def read_config(path: Path) -> SpdConfig:
     """Read a final_config.yaml of any age.
 
     Raises:
-        SpdToolsError: when the file cannot be read, lacks a field or describes a toy run.
+        SpdToolsError: when the file cannot be read or lacks a field.
     """
     raw = modern_spelling(read_yaml_mapping(path))
-    class_name = str(raw.get("pretrained_model_class")).rpartition(".")[2]
-    if class_name.startswith(TOYS):
-        raise SpdToolsError(
-            f"{path} is a run on the toy model {class_name}, which reads no tokens: there is nothing to harvest, "
-            "and toy runs cannot be loaded yet."
-        )
     try:
         return SpdConfig.model_validate(raw)
     except ValidationError as error:

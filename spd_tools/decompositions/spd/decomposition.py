@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from spd_tools.decompositions.base import Decomposition, DecompositionOutput, LayerParts, TrainingData
-from spd_tools.decompositions.spd.changes import change, forwards_replaced, per_position
+from spd_tools.decompositions.spd.changes import change, forwards_replaced, per_position, picked_output
 from spd_tools.decompositions.spd.ci_functions import CiFunction
 from spd_tools.decompositions.spd.components import Components
 from spd_tools.decompositions.spd.sigmoids import CLAMPING, Bound, causal_importance, squashing
@@ -57,18 +57,20 @@ class SpdDecomposition(Decomposition):
         components: Mapping[str, Components],
         ci_function: CiFunction,
         sigmoid_type: str,
-        max_seq_len: int,
+        max_seq_len: int | None,
         training_data: TrainingData | None,
         tokenizer_source: TokenizerSource,
     ) -> None:
+        """``max_seq_len`` is None for toys, which have no rows of tokens."""
         squashing(sigmoid_type, "lower")  # an unknown type is refused now, not after the first forward pass
         self.run_id = run_id
         self.fingerprint = fingerprint
         self.reference = reference
         self.layers = {name: layer.n_components for name, layer in components.items()}
         self.vocab_size = target.vocab_size
-        self.max_seq_len = max_seq_len
-        self.training_data = training_data
+        if max_seq_len is not None:
+            self.max_seq_len = max_seq_len
+            self.training_data = training_data
         self.target = target
         self.sigmoid_type = sigmoid_type
         self._output_attr = output_attr
@@ -202,7 +204,7 @@ class SpdDecomposition(Decomposition):
 
         def forward_of(name: str, layer: Components) -> Callable[[Tensor], Tensor]:
             def forward(x: Tensor) -> Tensor:
-                x = per_position(x, tokens, name)
+                x = per_position(x, self._positions(tokens), name)
                 inner[name] = layer.inner(x)
                 changed[name] = change(inner[name], masks.get(name), clamped.get(name, {}), layer.U_norm)
                 return layer.changed_output(x, inner[name], changed[name], delta)
@@ -237,6 +239,10 @@ class SpdDecomposition(Decomposition):
         self._keys.start(name)  # raises for unknown layers
         return self._components[name]
 
+    def _positions(self, tokens: Tensor) -> torch.Size:
+        """Shape of what has one vector each: (batch, seq)."""
+        return tokens.shape
+
     def _checked(self, tokens: Tensor) -> Tensor:
         if tokens.ndim != 2 or tokens.dtype not in (torch.int64, torch.int32):
             raise SpdToolsError(
@@ -260,7 +266,7 @@ class SpdDecomposition(Decomposition):
         checked: dict[str, Tensor] = {}
         for name, mask in masks.items():
             layer = self._layer(name)
-            shape = (*tokens.shape, layer.n_components)
+            shape = (*self._positions(tokens), layer.n_components)
             if tuple(mask.shape) != shape:
                 raise SpdToolsError(f"The mask of layer {name} has shape {list(mask.shape)}; it must be {list(shape)}.")
             checked[name] = mask.to(self.device)
@@ -273,10 +279,11 @@ class SpdDecomposition(Decomposition):
         for text, value in clamp.items():
             key = self._keys.key(self._keys.flat(text))
             if isinstance(value, Tensor):
-                if value.ndim and value.shape != tokens.shape:
+                positions = self._positions(tokens)
+                if value.ndim and value.shape != positions:
                     raise SpdToolsError(
                         f"The value clamped onto {key} has shape {list(value.shape)}; "
-                        f"it must be a number or {list(tokens.shape)}."
+                        f"it must be a number or {list(positions)}."
                     )
                 value = value.to(self.device)
             checked.setdefault(key.layer, {})[key.index] = value
@@ -287,15 +294,15 @@ class SpdDecomposition(Decomposition):
 
         def hook_of(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
             def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-                asked: tuple[Tensor, dict[str, Tensor]] | None = getattr(self._observing, "now", None)
+                asked: tuple[torch.Size, dict[str, Tensor]] | None = getattr(self._observing, "now", None)
                 if asked is None:
                     return
-                tokens, inputs = asked
+                positions, inputs = asked
                 if name in inputs:
                     raise SpdToolsError(
                         f"The target runs module {name} more than once per forward pass, which cannot be read yet."
                     )
-                inputs[name] = per_position(args[0] if args else next(iter(kwargs.values())), tokens, name)
+                inputs[name] = per_position(args[0] if args else next(iter(kwargs.values())), positions, name)
 
             return hook
 
@@ -306,7 +313,7 @@ class SpdDecomposition(Decomposition):
     def _observed(self, tokens: Tensor) -> Iterator[dict[str, Tensor]]:
         """Within the block, the dict takes in what every decomposed module reads in this thread."""
         inputs: dict[str, Tensor] = {}
-        self._observing.now = (tokens, inputs)
+        self._observing.now = (self._positions(tokens), inputs)
         try:
             yield inputs
         finally:
@@ -320,25 +327,7 @@ class SpdDecomposition(Decomposition):
         return {name: inputs[name] for name in self.layers}
 
     def _logits(self, tokens: Tensor) -> Tensor:
-        output = self.target.module(tokens)
-        try:
-            if self._output_attr is None:
-                logits = output
-            elif self._output_attr.startswith("idx_"):
-                logits = output[int(self._output_attr.removeprefix("idx_"))]
-            else:
-                logits = getattr(output, self._output_attr)
-        except (AttributeError, IndexError, TypeError, ValueError, KeyError) as error:
-            raise self._no_logits(output) from error
-        if not isinstance(logits, Tensor) or logits.shape[:2] != tokens.shape:
-            raise self._no_logits(output)
-        return logits
-
-    def _no_logits(self, output: object) -> SpdToolsError:
-        return SpdToolsError(
-            f"The target's output, a {type(output).__name__}, has no logits [batch, seq, vocab] at "
-            f"{self._output_attr!r}; correct pretrained_model_output_attr in final_config.yaml."
-        )
+        return picked_output(self.target.module(tokens), self._output_attr, self._positions(tokens))
 
     def _pre_ci(self, inputs: Mapping[str, Tensor], inner: dict[str, Tensor]) -> dict[str, Tensor]:
         """Run the causal-importance function; ``inner`` takes in every x V that it asks for."""

@@ -16,10 +16,12 @@ from spd_tools.decompositions.spd.decomposition import SpdDecomposition
 from spd_tools.decompositions.spd.files import CONFIG_NAME, TARGET_CONFIG_NAME, find_run
 from spd_tools.decompositions.spd.state_dict import dashed, fingerprint, fit, part, read_checkpoint
 from spd_tools.decompositions.spd.tokenizer import TokenizerSource, find_tokenizer
+from spd_tools.decompositions.spd.toys import ToyDecomposition
 from spd_tools.decompositions.spd.transformer_ci import ReverseResidual, SharedGlobalTransformer
 from spd_tools.decompositions.spd.wandb_runs import WandbRun, fetch_target
 from spd_tools.errors import SpdToolsError
 from spd_tools.targets.build import IN_REPO, Target, build_in_repo_target
+from spd_tools.targets.toys import build_toy_target
 from spd_tools.targets.transformers_targets import build_transformers_target
 
 
@@ -35,10 +37,10 @@ def load_spd_run(path: Path, *, wandb_run: WandbRun | None = None) -> SpdDecompo
     """
     files = find_run(path)
     config = read_config(files.config)
-    target, target_dir = _build_target(config, files.folder)
+    target, target_dir = build_target(config, files.folder)
     components = locate(target.module, config.module_info, config.identity_module_info)
-    ci_function = _build_ci_function(config.ci_config, components)
-    _fill(files.checkpoint, target, components, ci_function)
+    ci_function = build_ci_function(config.ci_config, components)
+    fill(files.checkpoint, target, components, ci_function)
 
     digest = fingerprint(
         {
@@ -59,9 +61,10 @@ def load_spd_run(path: Path, *, wandb_run: WandbRun | None = None) -> SpdDecompo
     run_id = f"{files.folder.name or 'run'}-{digest[:8]}" if wandb_run is None else wandb_run.name
     tokenizer = find_tokenizer(config.tokenizer_name, files.folder, target_dir)
     max_seq_len = config.task_config.max_seq_len or target.context
-    if max_seq_len is None:
+    if max_seq_len is None and not config.is_toy:
         raise SpdToolsError(f"{files.config} lacks task_config.max_seq_len and the target sets no limit; add it.")
-    return SpdDecomposition(
+    kind = ToyDecomposition if config.is_toy else SpdDecomposition
+    return kind(
         run_id=run_id,
         fingerprint=digest,
         reference=str(path.resolve()) if wandb_run is None else str(wandb_run),
@@ -71,23 +74,30 @@ def load_spd_run(path: Path, *, wandb_run: WandbRun | None = None) -> SpdDecompo
         ci_function=ci_function,
         sigmoid_type=config.sigmoid_type,
         max_seq_len=max_seq_len,
-        training_data=_training_data(config, max_seq_len, tokenizer),
+        training_data=None if max_seq_len is None else _training_data(config, max_seq_len, tokenizer),
         tokenizer_source=TokenizerSource(tokenizer, run_id),
     )
 
 
-def _build_target(config: SpdConfig, run_dir: Path) -> tuple[Target, Path | None]:
-    """The target with random weights, and its own run's folder where it has one."""
+def build_target(config: SpdConfig, run_dir: Path) -> tuple[Target, Path | None]:
+    """The target with random weights, and its own run's folder where it has one.
+
+    Raises:
+        SpdToolsError: when it is not named, not found or of an unknown class.
+    """
     name = config.pretrained_model_name or config.pretrained_model_path
     if not name:
         raise SpdToolsError(f"{run_dir / CONFIG_NAME} names no target: it lacks pretrained_model_name; add it.")
     if config.is_transformers:
         local = next((base / name for base in (run_dir, Path.cwd()) if (base / name).is_dir()), None)
         return build_transformers_target(config.class_name, local or name), local
+    if config.is_toy:
+        folder = _target_folder(name, run_dir)
+        return build_toy_target(config.class_name, folder / TARGET_CONFIG_NAME), folder
     if config.class_name not in IN_REPO:
         raise SpdToolsError(
-            f"Target class {config.pretrained_model_class} is not known; what can be read is transformers.* and "
-            f"{', '.join(IN_REPO)}."
+            f"Target class {config.pretrained_model_class} is not known; what can be read is transformers.*, "
+            f"{', '.join(IN_REPO)}, TMS and ResidualMLP."
         )
     folder = _target_folder(name, run_dir)
     return build_in_repo_target(config.class_name, folder / TARGET_CONFIG_NAME), folder
@@ -108,7 +118,8 @@ def _target_folder(name: str, run_dir: Path) -> Path:
     )
 
 
-def _build_ci_function(config: CiConfig, components: Mapping[str, Components]) -> CiFunction:
+def build_ci_function(config: CiConfig, components: Mapping[str, Components]) -> CiFunction:
+    """The causal-importance function, with parameters still to come."""
     hidden_dims = config.hidden_dims or []
     if config.mode == "layerwise":
         return LayerwiseCi(components, config.fn_type, hidden_dims)
@@ -120,8 +131,12 @@ def _build_ci_function(config: CiConfig, components: Mapping[str, Components]) -
     return GlobalCi(components, ReverseResidual(components, config))
 
 
-def _fill(checkpoint: Path, target: Target, components: Mapping[str, Components], ci_function: CiFunction) -> None:
-    """Put a checkpoint's values into the modules; every key must be used."""
+def fill(checkpoint: Path, target: Target, components: Mapping[str, Components], ci_function: CiFunction) -> None:
+    """Put a checkpoint's values into the modules; every key must be used.
+
+    Raises:
+        SpdToolsError: when the checkpoint cannot be read or does not fit.
+    """
     state = read_checkpoint(checkpoint)
     layer_of_key = {dashed(name): name for name in components}
     for key in state:

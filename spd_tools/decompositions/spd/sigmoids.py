@@ -15,6 +15,7 @@ Bound = Literal["lower", "upper"]
 
 LEAK = 0.01
 """Slope of the leaky side."""
+_JUST_BELOW_0 = -torch.finfo(torch.float32).tiny
 
 
 class _LowerLeakyHard(torch.autograd.Function):
@@ -29,9 +30,30 @@ class _LowerLeakyHard(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         (x,) = ctx.saved_tensors
         # Descent raises x where the gradient is negative.
-        below = torch.where(gradient < 0, LEAK * gradient, torch.zeros_like(gradient))
-        inside = torch.where(x <= 1, gradient, torch.zeros_like(gradient))
-        return torch.where(x < 0, below, inside)
+        revived = _where_above(gradient.clamp_max(0.0), -x, 0.0)
+        inside = _where_above(gradient, x, _JUST_BELOW_0).sub_(_where_above(gradient, x, 1.0))
+        return inside.add_(revived, alpha=LEAK)
+
+
+class _UpperLeakyHard(torch.autograd.Function):
+    """max(x, 0), with slope ``LEAK`` above 1."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.save_for_backward(x)
+        raised = x.clamp_min(0.0)
+        return torch.minimum(raised, (raised - 1).mul_(LEAK).add_(1))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (x,) = ctx.saved_tensors
+        inside = _where_above(gradient, x, _JUST_BELOW_0)
+        return inside.sub_(_where_above(gradient, x, 1.0), alpha=1 - LEAK)
+
+
+def _where_above(values: Tensor, x: Tensor, threshold: float) -> Tensor:
+    """``values`` where x > threshold, else 0: the one form of it that PyTorch vectorises on the CPU."""
+    return torch.ops.aten.threshold_backward(values, x, threshold)
 
 
 def hard(x: Tensor) -> Tensor:
@@ -46,7 +68,7 @@ def lower_leaky_hard(x: Tensor) -> Tensor:
 
 def upper_leaky_hard(x: Tensor) -> Tensor:
     """max(x, 0), with slope ``LEAK`` above 1."""
-    return torch.where(x > 1, 1 + LEAK * (x - 1), x.clamp_min(0.0))
+    return _UpperLeakyHard.apply(x)
 
 
 _BOTH: dict[str, Callable[[Tensor], Tensor]] = {

@@ -1,0 +1,1 @@
+"""Training: SPD decompositions of targets, and the toy targets themselves."""

@@ -1,0 +1,89 @@
+"""Imported by every Python that the tests' jobs start, as its folder is on their PYTHONPATH: stops workers where a test
+wants them. The code that they run is the real one. Files in SPD_TEST_GATES say what happens:
+
+slow          holds the seconds that every batch of a rank takes which nobody has begun before
+hold-RANK     the rank's first attempt stops before the fsync of a segment until the file is gone; it makes holding-RANK
+fail-RANK     holds "raise" or "kill": what the rank does at its first batch
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+WORKER = "spd_tools.harvest.worker"
+POLL_SECONDS = 0.05
+GIVE_UP_SECONDS = 300.0
+
+
+def _gate(name: str) -> str | None:
+    try:
+        return (Path(os.environ["SPD_TEST_GATES"]) / name).read_text()
+    except FileNotFoundError:
+        return None
+
+
+def _wait_while(name: str) -> None:
+    deadline = time.monotonic() + GIVE_UP_SECONDS
+    while _gate(name) is not None and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+
+
+class _WorkerFinder(PathFinder):
+    """Finds the worker's module like everybody else and wraps its ``work``."""
+
+    @classmethod
+    def find_spec(cls, fullname, path=None, target=None):
+        if fullname != WORKER:
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is None or spec.loader is None:
+            return spec
+        execute = spec.loader.exec_module
+
+        def exec_module(module):
+            execute(module)
+            module.work = _gated(module.work)
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+def _gated(work):
+    def gated(plan, rank, rows, run_batch, **options):
+        begun = any(plan.folder.glob(f"shards/{rank:05d}-of-*/state-*.json"))
+
+        def run_slowly(*arguments):
+            how = _gate(f"fail-{rank}")
+            if how == "raise":
+                raise RuntimeError("this rank is broken")
+            if how == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(0 if begun else float(_gate("slow") or 0))
+            return run_batch(*arguments)
+
+        return work(plan, rank, rows, run_slowly, **options)
+
+    return gated
+
+
+def _held(fsync):
+    def held(fd):
+        path = Path(os.readlink(f"/proc/self/fd/{fd}"))
+        if path.name.startswith(".segment-000001-"):
+            rank = int(path.parent.name.split("-of-")[0])
+            if _gate(f"hold-{rank}") is not None:
+                (Path(os.environ["SPD_TEST_GATES"]) / f"holding-{rank}").write_text(str(os.getpid()))
+                _wait_while(f"hold-{rank}")
+        fsync(fd)
+
+    return held
+
+
+if "SPD_TEST_GATES" in os.environ:
+    sys.meta_path.insert(0, _WorkerFinder)
+    os.fsync = _held(os.fsync)
