@@ -1,4 +1,8 @@
-"""`make bench-llm`: 2,000 calls to a stand-in that takes a second each and allows 100 at once; 100,000 known ones."""
+"""`make bench-llm`: many calls, and the memory of many components.
+
+2,000 calls to a stand-in that takes a second each and allows 100 at once; 100,000 known ones; `interpret` and
+`evaluate` as wholes, see ``many_components``.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from benchmarks.many_components import FEW, measured
 from benchmarks.reporting import fail, report
 
 TESTS = Path(__file__).parent.parent / "tests"
@@ -36,11 +41,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--calls", type=int, default=2_000)
     parser.add_argument("--lazy-calls", type=int, default=100_000)
+    parser.add_argument("--components", type=int, default=100_000, help="that are planned and estimated")
+    parser.add_argument("--done", type=int, default=10_000, help="that are labelled and judged")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["SPD_OUT_DIR"] = folder
         figures = timed(args.calls)
         figures |= lazily(args.lazy_calls)
+        figures |= {"components": measured(Path(folder) / "many", args.components, args.done)}
     ideal = args.calls * SECONDS / AT_ONCE
     figures |= {"ideal_s": ideal, "times_ideal": figures["seconds"] / ideal}
     rows = [
@@ -51,6 +59,12 @@ def main() -> None:
         ("lazy calls", f"{args.lazy_calls:,} of {PROMPT_CHARACTERS:,} characters each"),
         ("peak growth", f"{figures['peak_growth_mb']:.1f} MB (target {ALLOWED_GROWTH_MB})"),
     ]
+    for what, n in (("estimate", args.components), ("interpret", args.done), ("evaluate", args.done)):
+        found = figures["components"]
+        growth = f"{found[f'{what}_growth_mb']:.1f} MB over {n:,} components, against {FEW:,}"
+        rows.append(
+            (what, f"peak growth {growth} (peak {found[f'{what}_peak_mb']:.0f} MB, {found[f'{what}_s']:.0f} s)")
+        )
     report("calls to a language model", rows, figures)
 
 

@@ -15,8 +15,9 @@ from typing import Protocol
 from spd_tools.annotations.database import now
 from spd_tools.evaluate.judges import judge_call, judged
 from spd_tools.evaluate.labels import JudgedLabel
+from spd_tools.evaluate.origins import LabelOrigin, seen_rows
 from spd_tools.evaluate.plan import EvaluationSettings
-from spd_tools.evaluate.results import ComponentScore, TrialRow
+from spd_tools.evaluate.records import ComponentScore, TrialRow
 from spd_tools.evaluate.splits import Split
 from spd_tools.evaluate.statistics import Graded, Score, planned_looks, precise, score_of
 from spd_tools.evaluate.trials import ScoreName, Trial, Trials, make_trials
@@ -31,6 +32,8 @@ class Course:
     key: ComponentKey
     score: ScoreName
     label: JudgedLabel
+    origin: LabelOrigin | None
+    """Of the component's own label, whatever label is judged here."""
     looks: list[int]
     """Empty: nothing is asked."""
     notes: list[str]
@@ -68,6 +71,7 @@ class Course:
             label=self.label.text,
             label_version=self.label.version,
             label_of=self.label.of,
+            origin=self.origin,
             value=found and found.value,
             low=found and found.low,
             high=found and found.high,
@@ -101,8 +105,10 @@ class LabelsOf(Protocol):
         """The labels; at least one."""
         ...
 
-    def stored(self, key: ComponentKey, score: ScoreName, label: JudgedLabel) -> ComponentScore | None:
-        """A score that need not be made again."""
+    def stored(
+        self, key: ComponentKey, score: ScoreName, label: JudgedLabel, origin: LabelOrigin | None
+    ) -> ComponentScore | None:
+        """A score that need not be made again; ``origin``: of the component's own label."""
         ...
 
 
@@ -161,7 +167,7 @@ class Courses:
             if not self._open():
                 raise StopIteration
         work, course, place = self._ready.popleft()
-        trial = self._trials(course.key, course.score).trials[place]
+        trial = self._trials(course.key, course.score, course.origin).trials[place]
         call = judge_call(trial, course.label.text, self._split.harvest.token_texts, self._plan.model)
         course.asked[place] = (trial.id, call.hash)
         kept = trial if self._most_open is None else None
@@ -209,24 +215,27 @@ class Courses:
         self.n_opened += 1
         self._n_open += 1
         key, score = following
-        work = Work([self._course(key, score, label) for label in self._labels.labels(key, score)])
+        labels = self._labels.labels(key, score)
+        work = Work([self._course(key, score, label, labels[0].origin) for label in labels])
         for course in work.courses:
             if not course.done:
                 self._ask(work, course)
         self._close_if_done(work)
         return True
 
-    def _course(self, key: ComponentKey, score: ScoreName, label: JudgedLabel) -> Course:
-        stored = self._labels.stored(key, score, label)
+    def _course(self, key: ComponentKey, score: ScoreName, label: JudgedLabel, origin: LabelOrigin | None) -> Course:
+        stored = self._labels.stored(key, score, label, origin)
         if stored is not None:
-            return Course(key, score, label, [], [], stored=stored)
+            return Course(key, score, label, origin, [], [], stored=stored)
         if label.reason is not None:
-            return Course(key, score, label, [], [], reason=label.reason)
-        made = self._trials(key, score)
+            return Course(key, score, label, origin, [], [], reason=label.reason)
+        made = self._trials(key, score, origin)
+        about_label = None if label.origin is None else label.origin.note(key)
+        notes = made.notes if about_label is None else [about_label, *made.notes]
         if made.reason is not None:
-            return Course(key, score, label, [], made.notes, reason=made.reason)
+            return Course(key, score, label, origin, [], notes, reason=made.reason)
         looks = planned_looks(len(made.trials), early_stopping=self._plan.precision is not None)
-        return Course(key, score, label, looks, made.notes)
+        return Course(key, score, label, origin, looks, notes)
 
     def _ask(self, work: Work, course: Course) -> None:
         """Everything up to the next look."""
@@ -257,11 +266,12 @@ class Courses:
         if not isinstance(outcome, Answer):
             return Graded(pairs=None, reason=outcome.reason)
         course = waiting.course
-        trial = waiting.trial or self._trials(course.key, course.score).trials[waiting.place]
+        trial = waiting.trial or self._trials(course.key, course.score, course.origin).trials[waiting.place]
         return judged(trial, outcome.value)
 
-    def _make_trials(self, key: ComponentKey, score: ScoreName) -> Trials:
-        return make_trials(self._split, key, score, self._plan.n_trials, self._plan.seed)
+    def _make_trials(self, key: ComponentKey, score: ScoreName, origin: LabelOrigin | None) -> Trials:
+        seen = seen_rows(self._split.harvest, key, origin)
+        return make_trials(self._split, key, score, self._plan.n_trials, self._plan.seed, seen)
 
 
 def _row(course: Course, place: int, outcome: Outcome, graded: Graded) -> TrialRow:

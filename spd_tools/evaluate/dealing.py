@@ -83,12 +83,16 @@ class Queue:
 class Dealing:
     """Deals the windows of one component for one score, trial after trial (0, 1, ...)."""
 
-    def __init__(self, split: Split, key: ComponentKey, score: str, seed: int) -> None:
+    def __init__(
+        self, split: Split, key: ComponentKey, score: str, seed: int, seen: NDArray[np.int64] | None = None
+    ) -> None:
+        """``seen``: rows that are kept out, see ``Split.hidden_texts``."""
         self._split = split
         self._firings = Firings(split.harvest, key)
         self._purpose = (seed, key, score)
         self._shown = Shown(split)
-        self._hidden = split.hidden_texts(key)
+        self._hidden = split.hidden_texts(key, seen)
+        self._keeps_out = seen is not None and len(seen) > 0
         self._scoring = self._firings.position[split.usable(self._firings.position, self._hidden)]
         self._silence = Silence(split, self._firings, self._hidden, self._scoring)
         self._drawn = shuffled(self._state("firings"), self._scoring, _MOST_FIRINGS)
@@ -160,7 +164,8 @@ class Dealing:
 
     @property
     def _too_few(self) -> str:
-        return f"the log's scoring rows hold {len(self._scoring):,} of its firings, and trials share no window"
+        rows = "scoring rows" + " that the label's author need not have seen" * self._keeps_out
+        return f"the log's {rows} hold {len(self._scoring):,} of its firings, and trials share no window"
 
     def _take(self, use: Callable[[int], Found | None]) -> Found:
         found = self._queue.take(use)

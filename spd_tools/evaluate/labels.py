@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from spd_tools.annotations import Annotations, LabelRecord
 from spd_tools.evaluate.draws import shuffled, state_of
-from spd_tools.evaluate.results import Judged
+from spd_tools.evaluate.origins import LabelOrigin, Origins
+from spd_tools.evaluate.records import Judged
 from spd_tools.interpret.top_tokens import top_tokens_label
 from spd_tools.keys import ComponentKey
+from spd_tools.llm import Ledger
 from spd_tools.store.harvest import Harvest
 
 FREQUENT = 0.05
@@ -37,21 +39,27 @@ class JudgedLabel:
     of: ComponentKey | None = None
     """Whose it is, for "another"."""
     reason: str | None = None
+    origin: LabelOrigin | None = None
+    """Of a component's own label."""
 
 
 class Labels:
     """The labels that components are judged by. One component's are read at a time."""
 
-    def __init__(self, harvest: Harvest, notes: Annotations, labelled: Iterable[str], seed: int) -> None:
+    def __init__(
+        self, harvest: Harvest, notes: Annotations, ledger: Ledger, labelled: Iterable[str], seed: int
+    ) -> None:
         """
         Args:
             harvest: of the components.
             notes: with their labels.
+            ledger: of the run, which knows what the interpreter answered.
             labelled: keys of all components that have one.
             seed: of the choice of other components.
         """
         self._harvest = harvest
         self._notes = notes
+        self._origins = Origins(harvest, notes, ledger)
         self._seed = seed
         self.of = lru_cache(maxsize=64)(self._of)
         """(key, judged) -> one of a component's labels; the last ones are kept, as a component has several scores."""
@@ -75,7 +83,7 @@ class Labels:
         label = self._label(key)
         if label is None:
             return JudgedLabel("label", None, reason=f"{key} has no label that is not rejected; interpret it first.")
-        return JudgedLabel("label", label.input_view, version=label.version)
+        return JudgedLabel("label", label.input_view, version=label.version, origin=self._origins.of(label))
 
     def _another(self, key: ComponentKey) -> JudgedLabel:
         itself = self._harvest.keys.flat(key)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from spd_tools.errors import SpdToolsError
 from spd_tools.evaluate.judges import DEFAULT_MODEL
-from spd_tools.evaluate.results import BASELINES, Judged
+from spd_tools.evaluate.records import BASELINES, Judged
 from spd_tools.evaluate.statistics import LOOKS
 from spd_tools.evaluate.trials import SCORES, ScoreName
 from spd_tools.store.harvest import Harvest
@@ -20,7 +20,7 @@ N_TRIALS = LOOKS[0] + 1
 """Of a component and score, without early stopping: one of them may fail without taking the score with it."""
 MOST_TRIALS = LOOKS[-1]
 """Of a component and score, with early stopping."""
-_VERSION = 1
+_VERSION = 2
 """Of everything that turns a harvest and labels into calls, prompts left out; part of an evaluation's id."""
 
 

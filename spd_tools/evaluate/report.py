@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from spd_tools.evaluate.judges import shown_label, window_texts
+from spd_tools.evaluate.origins import seen_rows
 from spd_tools.evaluate.plan import EvaluationSettings
-from spd_tools.evaluate.results import ComponentScore, Judged, ModelCost, ResultStore, TrialRow
+from spd_tools.evaluate.records import ComponentScore, Judged, LabelSource, ModelCost, TrialRow
+from spd_tools.evaluate.results import ResultStore
 from spd_tools.evaluate.splits import Split
 from spd_tools.evaluate.statistics import CHANCE
 from spd_tools.evaluate.trials import ScoreName, Trial, make_trials
@@ -34,8 +36,9 @@ NAMES: dict[Judged, str] = {
 }
 """What is judged, in words."""
 REMARKS = (
-    "Labels are scored on rows that nothing was labelled from; statistics of tokens, which labels and the baseline of "
-    "top tokens are made from, cover all rows.",
+    "Labels by interpret are scored on rows that they were not made from; statistics of tokens, which they and the "
+    "baseline of top tokens are made from, cover all rows. Labels by anybody else are scored without the rows of their "
+    "component's stored examples and those that experiments on it name, but whoever wrote them may have seen others.",
     "Another's label: of a labelled component without a frequent token in common that does not fire together with it "
     "more often than by chance. A rule about other tokens is silent where a component fires, so it scores a little "
     "below chance.",
@@ -121,6 +124,8 @@ class EvaluationReport(Record):
     id: str
     run_id: str
     settings: EvaluationSettings
+    labels: list[LabelSource]
+    """Where the labels that were judged come from, and whether they are blind to what they were scored on."""
     distributions: list[Distribution]
     comparisons: list[Comparison]
     extremes: list[Extremes]
@@ -154,6 +159,7 @@ def make_report(
         id=settings.id,
         run_id=harvest.run_id,
         settings=settings,
+        labels=_label_sources(store, settings),
         distributions=[_distribution(store, settings.id, *pair) for pair in pairs],
         comparisons=[
             comparison
@@ -170,20 +176,24 @@ def make_report(
     )
 
 
-def general_reason(reason: str) -> str:
-    """A reason without names of components and numbers, which differ from one to the next."""
-    words = ("…" if ":" in word.rstrip(":,.;") or word[:1].isdigit() else word for word in reason.split())
-    return " ".join(words)
+def seen_by_author(labels: LabelSource) -> str:
+    """What the author of labels may have seen of the data set, in words."""
+    if labels.blind:
+        return "labelling half only"
+    return f"anything ({labels.reason}): the rows of stored examples were kept out"
 
 
-def counted(reasons: Iterable[str]) -> dict[str, int]:
-    """Reasons, made general -> how many, the most frequent first."""
-    return dict(Counter(map(general_reason, reasons)).most_common())
+def _label_sources(store: ResultStore, settings: EvaluationSettings) -> list[LabelSource]:
+    """By the first score that is about labels: all of them judge the same ones."""
+    about_labels: list[ScoreName] = [score for score in settings.scores if "label" in settings.judged(score)]
+    return store.label_sources(settings.id, about_labels[0]) if about_labels else []
 
 
 def _unscored(store: ResultStore, settings: EvaluationSettings) -> dict[str, int]:
-    found = (store.reasons(settings.id, score, settings.judged(score)[0]) for score in settings.scores)
-    return counted(reason for reasons in found for reason in reasons)
+    found: Counter[str] = Counter()
+    for score in settings.scores:
+        found += store.reasons(settings.id, score, settings.judged(score)[0])
+    return dict(found.most_common())
 
 
 def _distribution(store: ResultStore, evaluation: str, score: ScoreName, judged: Judged) -> Distribution:
@@ -195,7 +205,7 @@ def _distribution(store: ResultStore, evaluation: str, score: ScoreName, judged:
         judged=judged,
         chance=CHANCE[score],
         n=len(values),
-        n_unscored=len(store.reasons(evaluation, score, judged)),
+        n_unscored=store.reasons(evaluation, score, judged).total(),
         mean=float(values.mean()) if len(values) else None,
         quartiles=quartiles,
         low=low,
@@ -205,7 +215,7 @@ def _distribution(store: ResultStore, evaluation: str, score: ScoreName, judged:
 
 
 def _comparisons(store: ResultStore, evaluation: str, score: ScoreName, baseline: Judged) -> list[Comparison]:
-    pairs = np.array(store.pairs(evaluation, score, "label", baseline), float).reshape(-1, 2)
+    pairs = store.pairs(evaluation, score, "label", baseline)
     if not len(pairs):
         return []
     difference = pairs[:, 0] - pairs[:, 1]
@@ -239,7 +249,8 @@ class _Shown:
         first, *others = settings.judged(score)
         own = self._store.score(settings.id, key, score, first)
         assert own is not None
-        made = make_trials(self._split, key, score, max(1, len(own.trials)), settings.seed).trials
+        seen = seen_rows(self._split.harvest, own.key, own.origin)
+        made = make_trials(self._split, key, score, max(1, len(own.trials)), settings.seed, seen).trials
         by_id = {trial.id: trial for trial in made}
         rows = (self._store.trial(settings.id, *pair) for pair in own.trials)
         baselines: dict[Judged, float | None] = {}

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from spd_tools.errors import SpdToolsError
-from spd_tools.evaluate.report import NAMES, Distribution, EvaluationReport
+from spd_tools.evaluate.report import NAMES, Distribution, EvaluationReport, seen_by_author
 from spd_tools.files import write_bytes
 from spd_tools.render.safe import visible
 
@@ -54,6 +54,7 @@ def report_html(report: EvaluationReport) -> str:
     page = environment.get_template("report.html").render(
         report=report,
         names=NAMES,
+        seen_by_author=seen_by_author,
         charts=[_chart(report, score) for score in report.settings.scores],
     )
     return page + "\n"

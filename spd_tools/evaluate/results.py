@@ -1,4 +1,4 @@
-"""What became of trials, and the scores made of them: records, and tables in the run's annotations file, version 1.
+"""What became of trials, and the scores made of them: tables in the run's annotations file, version 2.
 
 ==================  ================================================================================================
 evaluation_runs     id of an evaluation -> its settings as JSON, and when it was first started
@@ -7,36 +7,39 @@ evaluation_trials   one row per evaluation, trial and call: what was asked (``ca
                     tokens, dollars, the model that served it, when and how long; ``graded``: how the answer compares
                     to the truth. A failed trial has a ``reason``, until a later run replaces the row
 evaluation_scores   one row per evaluation, component, score and label that was judged; ``value`` NULL: no score, and
-                    ``reason`` says why. ``trials``: pairs of trial and call, in the order of the trials
+                    ``reason`` says why. ``trials``: pairs of trial and call, in the order of the trials.
+                    ``origin``: where the component's own label comes from (see ``origins``), which decides what it and
+                    its baselines are judged on; NULL where no label is judged, and in rows of version 1
 ==================  ================================================================================================
 
-The version stands in the table ``meta`` as ``evaluation_version``.
+The version stands in the table ``meta`` as ``evaluation_version``. Version 1 has no ``origin``; it is added when
+something is written.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from spd_tools.annotations.database import Database, now
 from spd_tools.annotations.inputs import run_name
 from spd_tools.annotations.rows import as_json, fields
 from spd_tools.errors import SpdToolsError
+from spd_tools.evaluate.records import ComponentScore, Judged, LabelSource, ModelCost, TrialRow, general_reason
 from spd_tools.evaluate.trials import ScoreName
 from spd_tools.llm import Usage
 from spd_tools.settings import Settings
 from spd_tools.store.harvest import Harvest
-from spd_tools.store.records import KeyField, Record
 
-Judged = Literal["label", "another", "empty", "top_tokens", "none"]
-"""Which label the judge was shown: the component's own, another component's, an empty one, one made from the top
-tokens; "none": the score (intruder) needs none."""
-BASELINES: tuple[Judged, ...] = ("another", "empty", "top_tokens")
-
-_VERSION = "1"
+_VERSION = "2"
+_ADDED_IN_2 = ("ALTER TABLE evaluation_scores ADD COLUMN origin TEXT",)
 _PARSED = ("looks", "notes", "trials")
 """Columns of scores that hold JSON."""
 _STATEMENTS = (
@@ -52,81 +55,10 @@ _STATEMENTS = (
         evaluation TEXT NOT NULL, key TEXT NOT NULL, score TEXT NOT NULL, judged TEXT NOT NULL, label TEXT,
         label_version INTEGER, label_of TEXT, value REAL, low REAL, high REAL, n_trials INTEGER NOT NULL,
         n_judgements INTEGER NOT NULL, failed INTEGER NOT NULL, looks TEXT NOT NULL, look INTEGER NOT NULL,
-        reason TEXT, notes TEXT NOT NULL, trials TEXT NOT NULL, created TEXT NOT NULL,
+        reason TEXT, notes TEXT NOT NULL, trials TEXT NOT NULL, created TEXT NOT NULL, origin TEXT,
         PRIMARY KEY (evaluation, score, judged, key)) WITHOUT ROWID""",
 )
 _USAGE = {name: f"{name}_tokens" for name in Usage.model_fields}
-
-
-class TrialRow(Record):
-    """What became of one trial."""
-
-    trial: str
-    """Its id: equal trials have equal ones."""
-    call: str
-    """Hash of the prompt and of everything else that determines the answer."""
-    key: KeyField
-    score: ScoreName
-    judged: Judged
-    state: Literal["graded", "failed"]
-    answer: str | None
-    """JSON."""
-    graded: list[tuple[float, float]] | None
-    """(truth, answer) of each judgement; see ``statistics.Graded``."""
-    model: str | None
-    """That served it."""
-    usage: Usage | None
-    dollars: float
-    """Paid for the answer, whenever that was; for a failed trial, what this run paid."""
-    seconds: float | None
-    request_id: str | None
-    time: str
-    """UTC, ISO 8601."""
-    reason: str | None
-    """Why it failed."""
-
-
-class ComponentScore(Record):
-    """A component's score by one method with one label."""
-
-    key: KeyField
-    score: ScoreName
-    judged: Judged
-    label: str | None
-    """That the judge was shown; None for "none" and where there is no such label."""
-    label_version: int | None
-    """Of the component's own label."""
-    label_of: KeyField | None
-    """The component whose label it is, for "another"."""
-    value: float | None
-    low: float | None
-    high: float | None
-    """95 % interval."""
-    n_trials: int
-    """Trials that the score was made of."""
-    n_judgements: int
-    failed: int
-    """Trials without an answer that could be graded."""
-    looks: list[int]
-    """Numbers of trials at which stopping was planned to be considered."""
-    look: int
-    """How many of them were used up."""
-    reason: str | None
-    """Why there is no value."""
-    notes: list[str]
-    """What the trials say about themselves, for example that like density could not be met."""
-    trials: list[tuple[str, str]]
-    """(trial, call) of every trial that was asked, in their order."""
-
-
-class ModelCost(Record):
-    """What the answers of one model came to."""
-
-    model: str
-    trials: int
-    usage: Usage
-    dollars: float
-    """Paid for them, whenever that was."""
 
 
 class ResultStore:
@@ -145,7 +77,7 @@ class ResultStore:
         path = Settings.from_environment().annotations(run_name(harvest.run_id))
         store = cls(Database(path, harvest.run_id, harvest.manifest.decomposition.fingerprint))
         with store._database.read() as connection:
-            store._are_there(connection)
+            store._version(connection)
         return store
 
     def begin(self, evaluation: str, harvest_id: str, settings: dict[str, Any]) -> None:
@@ -177,6 +109,7 @@ class ResultStore:
             for score in scores:
                 columns = {"evaluation": evaluation, **score.model_dump(mode="json"), "created": now()}
                 columns |= {name: as_json(columns[name]) for name in _PARSED}
+                columns["origin"] = None if score.origin is None else as_json(columns["origin"])
                 _replace(connection, "evaluation_scores", columns)
 
     def score(self, evaluation: str, key: str, score: ScoreName, judged: Judged) -> ComponentScore | None:
@@ -199,21 +132,35 @@ class ResultStore:
         """Values of all components that have one."""
         query = """SELECT value FROM evaluation_scores WHERE evaluation = ? AND score = ? AND judged = ?
                    AND value IS NOT NULL ORDER BY key"""
-        return [row["value"] for row in self._rows(query, evaluation, score, judged)]
+        with self._reading() as rows:
+            return [row["value"] for row in rows(query, evaluation, score, judged)]
 
-    def reasons(self, evaluation: str, score: ScoreName, judged: Judged) -> list[str]:
-        """Why components have no value."""
+    def reasons(self, evaluation: str, score: ScoreName, judged: Judged) -> Counter[str]:
+        """Why components have no value, made general (see ``general_reason``) -> how many."""
         query = """SELECT reason FROM evaluation_scores WHERE evaluation = ? AND score = ? AND judged = ?
                    AND value IS NULL ORDER BY key"""
-        return [row["reason"] for row in self._rows(query, evaluation, score, judged)]
+        with self._reading() as rows:
+            return Counter(general_reason(row["reason"]) for row in rows(query, evaluation, score, judged))
 
-    def pairs(self, evaluation: str, score: ScoreName, judged: Judged, other: Judged) -> list[tuple[float, float]]:
-        """Values of one label and of another, of all components that have both."""
+    def label_sources(self, evaluation: str, score: ScoreName) -> list[LabelSource]:
+        """Where the labels come from that were judged for a score, the most frequent first."""
+        query = """SELECT origin FROM evaluation_scores WHERE evaluation = ? AND score = ? AND judged = 'label'
+                   AND origin IS NOT NULL"""
+        with self._reading() as rows:
+            origins = (json.loads(row["origin"]) for row in rows(query, evaluation, score))
+            found = Counter((origin["author"], origin["blind"], origin["reason"]) for origin in origins)
+        listed = [LabelSource(author=author, blind=blind, reason=why, n=n) for (author, blind, why), n in found.items()]
+        return sorted(listed, key=lambda each: (-each.n, each.author, each.reason or ""))
+
+    def pairs(self, evaluation: str, score: ScoreName, judged: Judged, other: Judged) -> NDArray[np.float64]:
+        """[n, 2] values of one label and of another, of all components that have both."""
         query = """SELECT a.value AS one, b.value AS two FROM evaluation_scores a JOIN evaluation_scores b
                    ON b.evaluation = a.evaluation AND b.score = a.score AND b.key = a.key AND b.judged = ?
                    WHERE a.evaluation = ? AND a.score = ? AND a.judged = ?
                    AND a.value IS NOT NULL AND b.value IS NOT NULL ORDER BY a.key"""
-        return [(row["one"], row["two"]) for row in self._rows(query, other, evaluation, score, judged)]
+        with self._reading() as rows:
+            found = rows(query, other, evaluation, score, judged)
+            return np.fromiter((value for row in found for value in row), float).reshape(-1, 2)
 
     def trial(self, evaluation: str, trial: str, call: str) -> TrialRow | None:
         """What became of a trial; None when it is not there."""
@@ -222,24 +169,26 @@ class ResultStore:
 
     def costs(self, evaluation: str) -> list[ModelCost]:
         """Trials, tokens and dollars of an evaluation by the model that served them."""
-        sums = ", ".join(f"coalesce(sum({column}), 0) AS {column}" for column in _USAGE.values())
-        query = f"""SELECT model, count(*) AS trials, sum(dollars) AS dollars, {sums} FROM evaluation_trials
-                    WHERE evaluation = ? AND model IS NOT NULL GROUP BY model ORDER BY model"""
-        return [
-            ModelCost(
-                model=row["model"],
-                trials=row["trials"],
-                usage=Usage(**{name: row[column] for name, column in _USAGE.items()}),
-                dollars=row["dollars"],
-            )
-            for row in self._rows(query, evaluation)
-        ]
+        models = """SELECT DISTINCT model FROM evaluation_trials WHERE evaluation = ? AND model IS NOT NULL
+                    ORDER BY model"""
+        sums = ", ".join(f"coalesce(sum({column}), 0) AS {name}" for name, column in _USAGE.items())
+        totals = f"""SELECT count(*) AS trials, sum(dollars) AS dollars, {sums} FROM evaluation_trials
+                     WHERE evaluation = ? AND model = ?"""
+        found: list[ModelCost] = []
+        with self._reading() as rows:
+            # A query per model: grouping would sort all trials, in memory.
+            for model in [row["model"] for row in rows(models, evaluation)]:
+                [total] = rows(totals, evaluation, model)
+                usage = Usage(**{name: total[name] for name in _USAGE})
+                found.append(ModelCost(model=model, trials=total["trials"], usage=usage, dollars=total["dollars"]))
+        return found
 
     def failures(self, evaluation: str) -> dict[str, int]:
         """Why trials of an evaluation failed -> how many, the most frequent first."""
-        query = """SELECT reason, count(*) AS n FROM evaluation_trials WHERE evaluation = ? AND state = 'failed'
-                   GROUP BY reason ORDER BY n DESC, reason"""
-        return {row["reason"]: row["n"] for row in self._rows(query, evaluation)}
+        query = "SELECT reason FROM evaluation_trials WHERE evaluation = ? AND state = 'failed'"
+        with self._reading() as rows:
+            found = Counter(row["reason"] for row in rows(query, evaluation))
+        return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
     def labelled(self) -> set[str]:
         """Keys of the components whose newest label is not rejected."""
@@ -248,31 +197,44 @@ class ResultStore:
         with self._database.read() as connection:
             return set() if connection is None else {row["key"] for row in connection.execute(query)}
 
-    def _are_there(self, connection: sqlite3.Connection | None) -> bool:
+    def _version(self, connection: sqlite3.Connection | None) -> str | None:
+        """None where there are no tables yet."""
         if connection is None:
-            return False
+            return None
         row = connection.execute("SELECT value FROM meta WHERE name = 'evaluation_version'").fetchone()
-        if row is not None and row["value"] != _VERSION:
+        if row is not None and row["value"] not in ("1", _VERSION):
             raise SpdToolsError(
                 f"The evaluations in {self._database.path} have version {row['value']} and this spd-tools reads "
-                f"version {_VERSION}; use the spd-tools that wrote them, or a newer one."
+                f"versions 1 and {_VERSION}; use the spd-tools that wrote them, or a newer one."
             )
-        return row is not None
+        return None if row is None else row["value"]
 
-    def _rows(self, query: str, *values: Any) -> Iterator[sqlite3.Row]:
+    @contextmanager
+    def _reading(self) -> Iterator[Callable[..., Iterable[sqlite3.Row]]]:
+        """A function that gives the rows of a query one by one, inside this; writers wait for it."""
         with self._database.read() as connection:
-            if connection is None or not self._are_there(connection):
+            version = self._version(connection)
+            if connection is None or version is None:
+                yield lambda query, *values: ()
                 return
-            found = connection.execute(query, values).fetchall()
-        yield from found
+            if version == "1":  # a temporary view stands in front of the table of its name, in this connection
+                connection.execute(
+                    "CREATE TEMP VIEW evaluation_scores AS SELECT *, NULL AS origin FROM main.evaluation_scores"
+                )
+            yield lambda query, *values: connection.execute(query, values)
+
+    def _rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
+        with self._reading() as rows:
+            return list(rows(query, *values))
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         with self._database.write() as connection:
-            if not self._are_there(connection):
-                for statement in _STATEMENTS:
+            version = self._version(connection)
+            if version != _VERSION:
+                for statement in _STATEMENTS if version is None else _ADDED_IN_2:
                     connection.execute(statement)
-                connection.execute("INSERT INTO meta VALUES ('evaluation_version', ?)", (_VERSION,))
+                connection.execute("INSERT OR REPLACE INTO meta VALUES ('evaluation_version', ?)", (_VERSION,))
             yield connection
 
 
@@ -297,4 +259,6 @@ def _trial(row: sqlite3.Row) -> TrialRow:
 
 
 def _score(row: sqlite3.Row) -> ComponentScore:
-    return ComponentScore(**fields(row, parsed=_PARSED, without=("evaluation", "created")))
+    values = fields(row, parsed=_PARSED, without=("evaluation", "created"))
+    values["origin"] = None if row["origin"] is None else json.loads(row["origin"])
+    return ComponentScore(**values)

@@ -12,6 +12,7 @@ import hashlib
 from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -23,15 +24,16 @@ from spd_tools.errors import SpdToolsError
 from spd_tools.evaluate.courses import Courses, Work
 from spd_tools.evaluate.judges import judge_call
 from spd_tools.evaluate.labels import JudgedLabel, Labels
+from spd_tools.evaluate.origins import LabelOrigin, seen_rows
 from spd_tools.evaluate.plan import EvaluationSettings
-from spd_tools.evaluate.report import general_reason
-from spd_tools.evaluate.results import ComponentScore, ResultStore, TrialRow
+from spd_tools.evaluate.records import ComponentScore, TrialRow, general_reason
+from spd_tools.evaluate.results import ResultStore
 from spd_tools.evaluate.splits import Split
 from spd_tools.evaluate.statistics import CHANCE
 from spd_tools.evaluate.trials import ScoreName, make_trials
 from spd_tools.evaluate.works import Works
 from spd_tools.keys import ComponentKey
-from spd_tools.llm import BatchSettings, Call, LanguageModel, Outcome
+from spd_tools.llm import BatchSettings, Call, LanguageModel, Ledger, Outcome
 from spd_tools.store.harvest import Harvest
 from spd_tools.store.records import Record
 
@@ -104,7 +106,8 @@ class Evaluation:
         self._store = ResultStore.of(harvest)
         self._split = Split(harvest)
         labelled = self._store.labelled()
-        self._labels = Labels(harvest, notes, labelled, settings.seed)
+        ledger = Ledger.open(harvest.run_id, harvest.manifest.decomposition.fingerprint)
+        self._labels = Labels(harvest, notes, ledger, labelled, settings.seed)
         self._components = self._chosen(labelled)
         if not len(self._components):
             raise SpdToolsError(
@@ -143,8 +146,10 @@ class Evaluation:
         for flat in self._components[::step][:n_components].tolist():
             key = self._harvest.keys.key(flat)
             for score in self._settings.scores:
-                made = make_trials(self._split, key, score, 1, self._settings.seed)
-                for label in self.labels(key, score) if made.trials else []:
+                labels = self.labels(key, score)
+                seen = seen_rows(self._harvest, key, labels[0].origin)
+                made = make_trials(self._split, key, score, 1, self._settings.seed, seen)
+                for label in labels if made.trials else []:
                     if label.reason is None:
                         texts = self._harvest.token_texts
                         calls.append(judge_call(made.trials[0], label.text, texts, self._settings.model))
@@ -197,7 +202,9 @@ class Evaluation:
             return works
         unknown = np.ones(len(works), bool)
         for number, (key, score) in enumerate(works):
-            unknown[number] = any(self.stored(key, score, label) is None for label in self.labels(key, score))
+            labels = self.labels(key, score)
+            found = (self.stored(key, score, label, labels[0].origin) for label in labels)
+            unknown[number] = any(row is None for row in found)
         self._n_known = int((~unknown).sum())
         return works.only(unknown)
 
@@ -209,13 +216,16 @@ class Evaluation:
             return [own]
         return [own, *(self._labels.of(key, judged) for judged in baselines)]
 
-    def stored(self, key: ComponentKey, score: ScoreName, label: JudgedLabel) -> ComponentScore | None:
-        """What an earlier run has found with the same label, if all of its trials were good."""
+    def stored(
+        self, key: ComponentKey, score: ScoreName, label: JudgedLabel, origin: LabelOrigin | None
+    ) -> ComponentScore | None:
+        """What an earlier run has found with the same label on the same trials, if all of them were good."""
         if not self._goes_on:
             return None
         found = self._store.score(self._settings.id, str(key), score, label.judged)
-        final = found is not None and found.value is not None and not found.failed and found.label == label.text
-        return found if final else None
+        if found is None or found.value is None or found.failed:
+            return None
+        return found if (found.label, found.origin) == (label.text, origin) else None
 
     # --- what comes of it ---------------------------------------------------------------------------------------
 
@@ -268,6 +278,7 @@ class Evaluation:
             "failed_trials": row.failed,
             "looks": row.looks,
             "look": row.look,
+            "origin": row.origin and asdict(row.origin),
             "notes": row.notes,
             "baselines": {baseline.judged: _as_baseline(baseline) for baseline in baselines},
         }

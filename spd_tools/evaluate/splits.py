@@ -123,6 +123,14 @@ class Split:
                 found.append(window)
         return found
 
+    def has_labelling_example(self, key: str | ComponentKey) -> bool:
+        """Whether ``labelling_examples`` has any, of either kind.
+
+        Raises:
+            SpdToolsError: for an unknown component.
+        """
+        return any(self.labelling_examples(key, 1, kind) for kind in EXAMPLE_KINDS)
+
     def _stored(self, key: ComponentKey, kind: ExampleKind) -> Iterator[Window]:
         stored = self.harvest.stored_examples(key, kind)
         firings, in_log = Firings(self.harvest, key), self._in_log(stored.row)
@@ -196,24 +204,38 @@ class Split:
         row, position = np.divmod(positions, self.harvest.seq_len)
         at = self.logged.index[row]
         usable = (at >= 0) & self.logged.usable[at, position]
-        if len(hidden):
-            usable &= ~np.isin(self.logged.texts[at, position], hidden)
-        return usable
+        return usable & ~_among(self.logged.texts[at, position], hidden)
 
     def texts_at(self, positions: NDArray[np.int64]) -> NDArray[np.uint64]:
         """[n] hashes of the windows' texts at flat positions of logged rows."""
         row, position = np.divmod(positions, self.harvest.seq_len)
         return self.logged.texts[self.logged.index[row], position]
 
-    def hidden_texts(self, key: str | ComponentKey) -> NDArray[np.uint64]:
-        """Hashes of a component's labelling windows in rows without a log; those of the log are left out for all."""
-        found: list[NDArray[np.uint64]] = []
+    def hidden_texts(self, key: str | ComponentKey, seen: NDArray[np.int64] | None = None) -> NDArray[np.uint64]:
+        """Hashes, ascending, of windows that a component may not be scored on, beside those left out for all.
+
+        They are its labelling windows in rows without a log (those of the log are left out for all), and every window
+        of the rows that the author of its label may have seen.
+
+        Args:
+            key: the component.
+            seen: [n] such rows, in either half.
+
+        Raises:
+            SpdToolsError: for an unknown component.
+        """
+        found = [] if seen is None or not len(seen) else [self._texts_of_rows(seen)]
         for kind in EXAMPLE_KINDS:
             stored = self.harvest.stored_examples(key, kind)
             outside = np.flatnonzero(~self._in_log(stored.row))
             outside = outside[self.labelling_rows(stored.row[outside])]
             found.append(text_hashes(self.harvest, stored.row[outside], stored.position[outside], self.context))
         return np.unique(np.concatenate(found))
+
+    def _texts_of_rows(self, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
+        inside = np.arange(self.harvest.seq_len) < np.asarray(self.harvest.row_lengths)[rows][:, None]
+        at, position = np.nonzero(inside)
+        return text_hashes(self.harvest, rows[at], position, self.context)
 
     def scoring_firings(self, key: str | ComponentKey) -> NDArray[np.int64]:
         """[n] flat positions, ascending, of a component's logged firings that it may be scored on.
@@ -227,3 +249,11 @@ class Split:
     def _in_log(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         logged = self.harvest.logged_rows
         return np.searchsorted(logged, rows, "right") > np.searchsorted(logged, rows)
+
+
+def _among(values: NDArray[np.uint64], ascending: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """[n] which values are among others. (``np.isin`` sorts the others every time.)"""
+    if not len(ascending):
+        return np.zeros(len(values), np.bool_)
+    at = np.searchsorted(ascending, values)
+    return ascending[np.minimum(at, len(ascending) - 1)] == values

@@ -6,6 +6,9 @@ import hashlib
 import json
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from spd_tools.evaluate.dealing import Dealing, Hand, Shortage
 from spd_tools.evaluate.negatives import NegativeKind
 from spd_tools.evaluate.splits import Split
@@ -58,7 +61,14 @@ class Trials(Record):
     """Distinct notes of the trials."""
 
 
-def make_trials(split: Split, key: str | ComponentKey, score: ScoreName, n_trials: int, seed: int = 0) -> Trials:
+def make_trials(
+    split: Split,
+    key: str | ComponentKey,
+    score: ScoreName,
+    n_trials: int,
+    seed: int = 0,
+    seen: NDArray[np.int64] | None = None,
+) -> Trials:
     """Trials of one component, from the log's scoring rows.
 
     Windows stand around firings drawn uniformly ("simulation": in turn from the deciles of |ranking activation|). No
@@ -71,6 +81,8 @@ def make_trials(split: Split, key: str | ComponentKey, score: ScoreName, n_trial
         score: what the trials are for.
         n_trials: how many, if the log has material for so many.
         seed: of every choice; the same seed gives the same trials.
+        seen: rows of the harvest that the author of the label may have seen (see ``origins.seen_rows``): no window
+            stands in them, nor has the text of one that does.
 
     Raises:
         SpdToolsError: for an unknown component or score, or less than one trial.
@@ -81,7 +93,7 @@ def make_trials(split: Split, key: str | ComponentKey, score: ScoreName, n_trial
     key = harvest.keys.key(harvest.keys.flat(key))
     if not len(harvest.logged_rows):
         return _none(key, score, "The harvest has no firing log to take windows from; harvest again with a log.")
-    dealing = Dealing(split, key, score, seed)
+    dealing = Dealing(split, key, score, seed, seen)
     deal = {
         "intruder": dealing.intruder,
         "detection": dealing.detection,

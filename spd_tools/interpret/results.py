@@ -55,14 +55,14 @@ class ResultsFile:
     def _label_ids(self) -> set[str]:
         """Ids of the labels that have a line."""
         try:
-            lines = self.path.read_bytes().splitlines(keepends=True)
+            with self.path.open("rb") as lines:
+                # A last line without an end was being written when its process was killed.
+                whole = (line for line in lines if line.endswith(b"\n"))
+                return {self._label_id(number, line) for number, line in enumerate(whole, 1)}
         except FileNotFoundError:
             return set()
         except OSError as error:
-            raise SpdToolsError(f"Could not read {self.path}: {error.strerror}.") from error
-        # A last line without an end was being written when its process was killed.
-        whole = [line for line in lines if line.endswith(b"\n")]
-        return {self._label_id(number, line) for number, line in enumerate(whole, 1)}
+            raise SpdToolsError(f"Could not read {self.path}: {error.strerror}; check it and run again.") from error
 
     def _label_id(self, number: int, line: bytes) -> str:
         try:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from spd_tools.annotations import Annotations
 from spd_tools.evaluate.splits import Split
-from spd_tools.interpret.labeller import Interpretation, Labeller
+from spd_tools.interpret.labeller import PURPOSE, Interpretation, Labeller
 from spd_tools.interpret.provenance import provenance_of
 from spd_tools.interpret.records import InterpretReport, InterpretRequest, Unlabelled
 from spd_tools.interpret.results import ResultsFile
@@ -215,19 +215,36 @@ def _model(planned: Plan, progress: CallProgress) -> LanguageModel:
 
 
 def estimate_interpretation(harvest: Harvest, request: InterpretRequest) -> Estimate | None:
-    """What ``run_interpretation`` would cost; None when there is nothing left to ask.
+    """What ``run_interpretation`` would cost; None when it would send nothing.
+
+    It counts exactly the calls that would be sent: not those about components without a text to label by, nor those
+    whose answers are in the ledger.
 
     Raises:
         SpdToolsError: as ``run_interpretation``; a key is not needed.
     """
     planned = plan(harvest, Annotations.of(harvest), request)
-    n = len(planned.todo)
-    sampled = planned.todo[np.unique(np.linspace(0, n - 1, min(n, _N_SAMPLED)).astype(np.int64))] if n else planned.todo
-    calls = list(planned.calls(sampled))
-    if not calls:
-        return None
     ledger = Ledger.open(harvest.run_id, harvest.manifest.decomposition.fingerprint)
-    return asyncio.run(estimate(calls, n, ledger=ledger, batch=request.batch))
+    to_send = np.fromiter(_to_send(planned, ledger), np.int64)
+    n = len(to_send)
+    if not n:
+        return None
+    sampled = to_send[np.unique(np.linspace(0, n - 1, min(n, _N_SAMPLED)).astype(np.int64))]
+    return asyncio.run(estimate(list(planned.calls(sampled)), n, ledger=ledger, batch=request.batch))
+
+
+def _to_send(planned: Plan, ledger: Ledger) -> Iterator[int]:
+    """Flat indices of components about which something would be sent. A question is made only where one was before."""
+    labeller, keys = planned.labeller, planned.harvest.keys
+    asked_before = ledger.held_tags(PURPOSE, planned.request.model)
+    for flat in planned.todo.tolist():
+        key = keys.key(flat)
+        if str(key) in asked_before:
+            call = labeller.call(key, planned.earlier.label_of)
+            if call is not None and not ledger.holds(call.hash):
+                yield flat
+        elif labeller.split.has_labelling_example(key):
+            yield flat
 
 
 def label_by_top_tokens(harvest: Harvest, request: InterpretRequest) -> InterpretReport:

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 
 from spd_tools.annotations.database import Database
 from spd_tools.annotations.inputs import run_name
-from spd_tools.llm import ledger_tables
+from spd_tools.llm import ledger_tables, requests
 from spd_tools.llm.call import Usage
 from spd_tools.llm.prices import NANO
 from spd_tools.llm.requests import usage_of
@@ -104,11 +104,32 @@ class Ledger:
             if connection is None:
                 return []
             rows = connection.execute("SELECT * FROM llm_requests WHERE ? IN (job, '') ORDER BY seq", (job or "",))
-            requests: dict[str, list[sqlite3.Row]] = {}
+            by_call: dict[str, list[sqlite3.Row]] = {}
             for row in rows:
-                requests.setdefault(row["hash"], []).append(row)
+                by_call.setdefault(row["hash"], []).append(row)
             answers = dict(connection.execute("SELECT hash, answer FROM llm_answers").fetchall())
-        return [_record(rows, answers.get(call_hash)) for call_hash, rows in requests.items()]
+        return [_record(rows, answers.get(call_hash)) for call_hash, rows in by_call.items()]
+
+    def call(self, call_hash: str) -> CallRecord | None:
+        """One call; None when it was never sent."""
+        with self.reading() as connection:
+            if connection is None:
+                return None
+            rows = connection.execute("SELECT * FROM llm_requests WHERE hash = ? ORDER BY seq", (call_hash,)).fetchall()
+            answer = connection.execute("SELECT answer FROM llm_answers WHERE hash = ?", (call_hash,)).fetchone()
+        return _record(rows, answer and answer["answer"]) if rows else None
+
+    def holds(self, call_hash: str) -> bool:
+        """Whether a call would not be sent: its answer is here, or it is part of a batch that is not collected yet."""
+        with self.reading() as connection:
+            return connection is not None and requests.find(connection, call_hash) is not None
+
+    def held_tags(self, purpose: str, model: str) -> set[str]:
+        """Tags of all calls to a model for a purpose of which ``holds`` may be true."""
+        query = """SELECT tag FROM llm_requests
+                   WHERE purpose = ? AND model = ? AND (state = 'answered' OR (state = 'sent' AND batch IS NOT NULL))"""
+        with self.reading() as connection:
+            return set() if connection is None else {row["tag"] for row in connection.execute(query, (purpose, model))}
 
     def spending(self, job: str | None = None) -> Spending:
         """What a job, or everything, has cost."""

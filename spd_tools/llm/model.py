@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from spd_tools.errors import SpdToolsError
 from spd_tools.llm.batches import BatchSettings, answer_in_batches
 from spd_tools.llm.budget import Budget
-from spd_tools.llm.call import Call, Failure, Outcome
+from spd_tools.llm.call import Call, Outcome
 from spd_tools.llm.ledger import Ledger
 from spd_tools.llm.limits import Pace
 from spd_tools.llm.prices import Prices
@@ -60,7 +60,7 @@ class LanguageModel:
             timeout_seconds=timeout_seconds,
         )
         self._pace = Pace(max_concurrent)
-        self._failures: dict[str, Failure] = {}
+        self._failures: dict[str, str] = {}
         self._progress = progress
         self._busy = False
         self.tally = Tally()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -40,12 +41,12 @@ class _Again:
 class Sitting:
     """From the first call to the last outcome."""
 
-    def __init__(self, terms: Terms, budget: Budget, pace: Pace, failures: dict[str, Failure]) -> None:
+    def __init__(self, terms: Terms, budget: Budget, pace: Pace, failures: dict[str, str]) -> None:
         self._terms = terms
         self._budget = budget
         self._pace = pace
         self._failures = failures
-        """Of calls that were sent under this budget: they are not sent again before somebody asks anew."""
+        """Hash of a call -> why it failed under this budget: it is not sent again before somebody asks anew."""
         self._slots = Slots(pace)
         self._commit = GroupCommits(terms.ledger)
         self._being_answered: dict[str, asyncio.Event] = {}
@@ -91,14 +92,14 @@ class Sitting:
             await self._being_answered[call.hash].wait()
         earlier = self._failures.get(call.hash)
         if earlier is not None:
-            return earlier.model_copy(update={"tag": call.tag, "dollars": 0.0, "unknown_dollars": 0.0})
+            return failure(call, earlier, 0)
         self._being_answered[call.hash] = asyncio.Event()
         try:
             outcome = await self._ask(call)
         finally:
             self._being_answered.pop(call.hash).set()
         if isinstance(outcome, Failure) and not isinstance(outcome, NotSent):
-            self._failures[call.hash] = outcome
+            self._failures[call.hash] = sys.intern(outcome.reason)
         return outcome
 
     async def _ask(self, call: Call) -> Outcome:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import RenderableType
 from rich.text import Text
 
-from spd_tools.evaluate.report import NAMES
+from spd_tools.evaluate.report import NAMES, seen_by_author
 from spd_tools.render.numbers import number, percent
 from spd_tools.render.safe import visible
 from spd_tools.render.tables import add_cells, facts_table, one_line, plain_table, titled
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from spd_tools.annotations.records import Score
+    from spd_tools.evaluate.records import ComponentScore, LabelSource
     from spd_tools.evaluate.report import Comparison, Distribution, EvaluationReport, Extremes, ShownComponent
-    from spd_tools.evaluate.results import ComponentScore
     from spd_tools.evaluate.runner import EvaluationSummary
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -42,6 +42,8 @@ def evaluation_page(report: EvaluationReport, summary: EvaluationSummary) -> Ite
 
 def _sections(report: EvaluationReport) -> Iterator[RenderableType]:
     yield titled("Scores", distributions(report.distributions), "Bars: components by value; ┃ is chance.")
+    if report.labels:
+        yield titled("Labels", _sources(report.labels))
     if report.comparisons:
         yield titled("Against baselines", comparisons(report.comparisons))
     for extremes in report.extremes:
@@ -82,6 +84,15 @@ def _bars(found: Distribution) -> str:
     return "".join(bars[:chance]) + "┃" + "".join(bars[chance:])
 
 
+def _sources(labels: Sequence[LabelSource]) -> RenderableType:
+    """Whose labels were judged, and what they are blind to."""
+    table = plain_table(["by"], right=["components"])
+    table.add_column(Text("what their author may have seen"), overflow="fold")
+    for each in labels:
+        add_cells(table, each.author, f"{each.n:,}", seen_by_author(each))
+    return table
+
+
 def comparisons(found: Sequence[Comparison]) -> RenderableType:
     """How much better labels are than what they are compared with."""
     table = plain_table(["score", "baseline"], right=["n", "mean difference", "label is better"])
@@ -95,6 +106,7 @@ def _extremes(extremes: Extremes) -> Iterator[RenderableType]:
     for name, components in (("Best", extremes.best), ("Worst", extremes.worst)):
         if components:
             yield titled(f"{name} by {extremes.score}", _components(components))
+            yield from _not_blind(components)
 
 
 def _components(components: Sequence[ShownComponent]) -> RenderableType:
@@ -105,6 +117,14 @@ def _components(components: Sequence[ShownComponent]) -> RenderableType:
         cells = (str(own.key), number(own.value), _interval(own), f"{own.n_trials}", f"{own.failed}")
         add_cells(table, *cells, one_line(each.label or "–"))
     return table
+
+
+def _not_blind(components: Sequence[ShownComponent]) -> Iterator[RenderableType]:
+    """A remark for each component whose label was not blind to the data set."""
+    for each in components:
+        note = None if each.own.origin is None else each.own.origin.note(each.own.key)
+        if note is not None:
+            yield Text(visible(note), "dim")
 
 
 def _interval(row: ComponentScore | Score) -> str:

@@ -9,13 +9,16 @@ import threading
 from pathlib import Path
 
 import pytest
+from labelling import interpreted
 from llm.stand_in import Drop, Refuse, Say
 
 from spd_tools.annotations import LabelDraft
 from spd_tools.errors import SpdToolsError
 from spd_tools.evaluate.courses import Courses
+from spd_tools.evaluate.origins import LabelOrigin, seen_rows
 from spd_tools.evaluate.plan import settings_of
-from spd_tools.evaluate.results import BASELINES, ResultStore
+from spd_tools.evaluate.records import BASELINES
+from spd_tools.evaluate.results import ResultStore
 from spd_tools.evaluate.runner import Evaluation
 from spd_tools.evaluate.trials import make_trials
 from spd_tools.keys import ComponentKey
@@ -39,8 +42,10 @@ def rows(store, settings):
     return found
 
 
-def test_true_labels_score_high_and_their_baselines_do_not(serve, honest, run, keys, notes, store):
+def test_true_labels_score_high_and_their_baselines_do_not(serve, honest, run, planted, keys, notes, ledger):
     serve(honest)
+    for key in keys:
+        interpreted(planted.split.harvest, notes, ledger, key, planted.decomposition.rules[key].description)
     settings, summary = run(keys=keys, scores=ALL)
     assert (summary.n_components, summary.n_scored, summary.n_unscored, summary.n_left) == (3, 12, 0, 0)
     scores = notes.scores()
@@ -49,7 +54,7 @@ def test_true_labels_score_high_and_their_baselines_do_not(serve, honest, run, k
         assert score.value >= (0.9 if score.method == "simulation" else 0.95)
         assert score.low <= score.value <= score.high
         assert (score.n, score.author, score.details["judge"]) == (6, settings.model, settings.model)
-        assert score.label_version == (None if score.method == "intruder" else 1)
+        assert score.label_version == (None if score.method == "intruder" else 2)
         assert set(score.details["baselines"]) == (set() if score.method == "intruder" else set(BASELINES))
         if score.method in ("detection", "fuzzing"):
             baselines = score.details["baselines"]
@@ -118,7 +123,8 @@ BROKEN = {
 
 @pytest.mark.parametrize("reply", BROKEN.values(), ids=BROKEN)
 def test_a_broken_reply_costs_its_trial_and_nothing_else(serve, honest, run, planted, keys, store, reply):
-    trials = make_trials(planted.split, keys[0], "detection", 6).trials
+    seen = seen_rows(planted.split.harvest, ComponentKey.parse(keys[0]), LabelOrigin("truth", False, "", ()))
+    trials = make_trials(planted.split, keys[0], "detection", 6, seen=seen).trials
     broken: set[str] = set()
 
     def rule(asked):

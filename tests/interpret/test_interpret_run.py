@@ -7,6 +7,8 @@ from llm.stand_in import Drop, Refuse, Say
 
 from spd_tools.annotations import Annotations, LabelDraft
 from spd_tools.errors import SpdToolsError
+from spd_tools.evaluate.origins import Origins
+from spd_tools.evaluate.splits import Split
 from spd_tools.interpret import (
     InterpretRequest,
     estimate_interpretation,
@@ -19,6 +21,7 @@ from spd_tools.interpret import (
 )
 from spd_tools.interpret.labeller import MAX_TOKENS
 from spd_tools.interpret.results import ResultsFile
+from spd_tools.interpret.selection import choose
 from spd_tools.llm import LanguageModel, Ledger
 
 OTHER = "h.0.mlp.down_proj:0"
@@ -56,6 +59,7 @@ def test_a_label_says_where_it_came_from(harvest, notes, serve):
     assert origin.evidence == "texts: labelling split; token and co-firing statistics: all rows"
     assert label.notes.startswith("All marked tokens are tools.")
     assert (label.confidence, label.category) == (0.9, "")
+    assert Origins(harvest, notes, ledger_of(harvest)).of(label).blind
 
 
 def test_unclear_is_a_good_answer(harvest, notes, serve):
@@ -250,6 +254,46 @@ def test_an_estimate_counts_what_is_left(harvest, serve):
     assert found is not None
     assert (found.n_calls, found.counted, api.n_counted) == (2, True, 2)
     assert estimate_interpretation(harvest, InterpretRequest(limit=4)) is None
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_an_estimate_counts_the_calls_that_a_run_sends(harvest, notes, serve, monkeypatch, again):
+    """Whatever components have already: a draft by hand, one of their own, a supported label, an unused answer."""
+    api = serve()
+    order = [str(harvest.keys.key(flat)) for flat in choose(harvest, limit=12).tolist()]
+    mine, baseline, supported, killed, textless, partner = order[:6]
+    notes.set_label(mine, LabelDraft(input_view="by hand"), author="ann")
+    label_by_top_tokens(harvest, InterpretRequest(keys=[baseline]))
+    with monkeypatch.context() as patch:
+        patch.setattr("spd_tools.annotations.store.missing_for_support", lambda *args: [])
+        notes.set_label(supported, LabelDraft(input_view="well known", wants="supported"), author="ann")
+    labelled(harvest, keys=order[8:])
+    with monkeypatch.context() as patch:
+        patch.setattr(Annotations, "set_label", lambda *args, **how: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            labelled(harvest, keys=[killed])
+    notes.set_label(partner, LabelDraft(input_view="a label that others may be shown"), author="ann")
+    real = Split.labelling_examples
+    monkeypatch.setattr(
+        Split, "labelling_examples", lambda split, key, *how: [] if str(key) == textless else real(split, key, *how)
+    )
+    found = estimate_interpretation(harvest, InterpretRequest(limit=12, again=again))
+    before = len(api.asked)
+    report = labelled(harvest, limit=12, again=again)
+    n_sent = len(api.asked) - before
+    assert found is not None
+    assert found.n_calls == n_sent == report.n_labelled - report.n_from_ledger
+    assert (report.n_supported, [str(failure.key) for failure in report.failures]) == (1, [textless])
+    assert [label.author for label in notes.label_history(mine)] == ["ann", SERVED]
+    assert estimate_interpretation(harvest, InterpretRequest(limit=12, again=again)) is None
+
+
+def test_a_draft_by_hand_counts_in_the_estimate_and_is_followed_by_another(harvest, notes, serve):
+    api = serve()
+    notes.set_label(TOOLS, LabelDraft(input_view="tools"), author="ann")
+    found = estimate_interpretation(harvest, InterpretRequest(keys=PAIR))
+    assert found is not None
+    assert (found.n_calls, labelled(harvest, keys=PAIR).n_labelled, len(api.asked)) == (2, 2, 2)
 
 
 def test_batches_are_answered_too(harvest, notes, serve):
