@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mcp_server.answers import QUOTED, inert, quoted, table
 from mcp_server.look_pages import name_of
-from spd_tools.render.numbers import number, percent
+from spd_tools.render.numbers import number, p_value, percent
 from spd_tools.store.harvest import Harvest
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def known_about(harvest: Harvest, key: str) -> str:
     if hypotheses:
         lines.append(f"{len(hypotheses)} hypotheses (hypothesis, action list).")
     if evidence:
-        shown = ", ".join(inert(item.id, 80) for item in evidence)
+        shown = ", ".join(inert(item.id, 80) + _elsewhere(item, harvest.harvest_id) for item in evidence)
         lines.append(f"Evidence, newest first: {shown}.")
     return " ".join(lines)
 
@@ -163,16 +163,27 @@ def estimate(found: Estimate | MainNumber | None) -> str:
     return f"{number(found.value)}{interval}, n = {found.n:,}"
 
 
-def evidence_lines(found: Sequence[EvidenceSummary]) -> str:
-    """Evidence without its details."""
+def evidence_lines(found: Sequence[EvidenceSummary], corrected: Mapping[str, float], harvest_id: str) -> str:
+    """Evidence without its details.
+
+    Args:
+        found: results about one component.
+        corrected: id -> p-value corrected for all results about it.
+        harvest_id: of the harvest that is looked at; results of others say so.
+    """
     if not found:
         return "There is no evidence."
     return "\n".join(
-        f"- {inert(item.id, 80)} ({item.kind}, n = {item.n:,}, {item.created}, by {quoted(item.author, 80)}): effect "
-        f"{estimate(item.effect)}; outside the control's interval: {_yes_no(item.excludes_control)}; "
-        f"{quoted(item.summary, _VIEW)}"
+        f"- {inert(item.id, 80)}{_elsewhere(item, harvest_id)} ({item.kind}, n = {item.n:,}, {item.created}, by "
+        f"{quoted(item.author, 80)}): effect {estimate(item.effect)}; control {estimate(item.control)}; outside the "
+        f"control's interval: {_yes_no(item.excludes_control)}; p = {p_value(item.p_value)}, corrected for all results "
+        f"about the component {p_value(corrected.get(item.id))}; {quoted(item.summary, _VIEW)}"
         for item in found
     )
+
+
+def _elsewhere(item: EvidenceSummary, harvest_id: str) -> str:
+    return "" if item.harvest_id == harvest_id else f" (on harvest {inert(item.harvest_id, 80)})"
 
 
 def _yes_no(value: bool | None) -> str:

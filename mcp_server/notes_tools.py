@@ -10,7 +10,6 @@ from pydantic import Field
 from mcp_server import notes_pages
 from mcp_server.answers import QUOTED, capped
 from mcp_server.parameters import (
-    DEFAULT_AUTHOR,
     MAX_NAME,
     MAX_TEXT,
     Author,
@@ -20,6 +19,7 @@ from mcp_server.parameters import (
     Limit,
     OptionalText,
     Run,
+    author_of,
 )
 from mcp_server.runs import Runs
 from mcp_server.tools import WRITES, tool
@@ -69,12 +69,13 @@ class Notes:
         """Write down, revise and list hypotheses about components.
 
         Before the first experiment, add at least two hypotheses that predict different outcomes (say: a token sets it
-        off; the token before gates it; position). After each experiment, update: confidence, status supported or
-        rejected, a note and the evidence ids. `add` needs key, text and confidence; `update` needs hypothesis_id and
-        what changes; `list` takes key and status. Nothing is overwritten: each update is a new version.
+        off; the token before gates it; position). After each experiment, update: confidence, status supported (with
+        evidence ids) or rejected (with evidence ids or a note). `add` needs key, text and confidence; `update` needs
+        hypothesis_id and what changes; `list` takes key and status. Nothing is overwritten: each update is a new
+        version.
         """
         notes = notes_pages.notes_of(self._runs.harvest(run, harvest))
-        by = {"author": author or DEFAULT_AUTHOR, "idempotency_key": idempotency_key or None}
+        by = {"author": author_of(author), "idempotency_key": idempotency_key or None}
         if action == "list":
             found = notes.hypotheses(key=key or None, status=status or None)
             more = f"\n[{len(found) - limit} more; ask with key or a larger limit.]" if len(found) > limit else ""
@@ -127,18 +128,20 @@ class Notes:
     ) -> str:
         """Show, write and search labels; find and claim components that need one.
 
-        `set` stores a new version (earlier ones are kept). Ask for wants=supported only with evidence ids of (a) a
-        counterfactual experiment other than probe and generate_and_test whose interval excludes its control's, and (b)
-        a generate_and_test on at least 10 + 10 fresh texts, half of the negatives near misses, lower end above 0.6;
-        output_effect raises or lowers also needs ablate with those tokens (lowers: n >= 20). Otherwise the label stays
-        a draft and the answer says what is missing. A good input view predicts new texts ("a digit two tokens after a
-        currency sign"), a bad one fits anything ("text-related"). Evidence of another component is refused.
+        `set` stores a new version (earlier ones are kept). Ask for wants=supported only with evidence ids of (a) an
+        intervention (sweep, interact, ablate, position; occlusion only at silent positions) whose interval excludes its
+        control's with p <= 0.05 after correction for everything that was ever tried on this component, and (b) a
+        generate_and_test of this very input view on at least 10 + 10 fresh texts, half of the negatives near misses,
+        lower end above 0.6; output_effect raises or lowers also needs ablate with those tokens, corrected likewise
+        (lowers: n >= 20). Otherwise the label stays a draft and the answer says what is missing. A good input view
+        predicts new texts ("a digit two tokens after a currency sign"), a bad one fits anything ("text-related").
+        Evidence of another component is refused.
         `queue` lists components worth labelling; `claim` takes the `limit` most urgent of them for yourself, so that
         agents working at once do not collide; `release` gives one back. `history` shows all versions.
         """
         opened = self._runs.harvest(run, harvest)
         record = notes_pages.notes_of(opened)
-        by = author or DEFAULT_AUTHOR
+        by = author_of(author)
         if action == "queue":
             return capped(notes_pages.queue_page(record.queue(opened, limit=limit)), _FEWER)
         if action == "claim":
@@ -158,7 +161,8 @@ class Notes:
             return capped(f"{QUOTED}\n{page}" if versions else "It has no label yet.", "Newest versions: action show.")
         if action == "show":
             shown = record.label(key)
-            evidence_page = notes_pages.evidence_lines(record.list_evidence(key=key, limit=limit))
+            found = record.list_evidence(key=key, limit=limit)
+            evidence_page = notes_pages.evidence_lines(found, record.corrected_p_values(key), opened.harvest_id)
             page = "It has no label yet." if shown is None else notes_pages.label_page(shown)
             return capped(f"{QUOTED}\n{page}\n\nEvidence:\n{evidence_page}", _FEWER)
         from spd_tools.annotations import LabelDraft
@@ -201,7 +205,5 @@ class Notes:
             return capped(notes_pages.log_page(notes.research_log(key=key or None, limit=limit)), _FEWER)
         if not text.strip():
             raise SpdToolsError("There is nothing to write; say in text what was done or found.")
-        entry = notes.add_log(
-            text, key=key or None, author=author or DEFAULT_AUTHOR, idempotency_key=idempotency_key or None
-        )
+        entry = notes.add_log(text, key=key or None, author=author_of(author), idempotency_key=idempotency_key or None)
         return f"Stored. {notes_pages.log_page([entry])}"

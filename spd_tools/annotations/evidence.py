@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 _SUMMARY = (
     "id, key, experiment, kind, harvest_id, n, effect_value, effect_low, effect_high, effect_n, excludes_control, "
-    "p_value, summary, created, author"
+    "p_value, summary, created, author, "
+    + ", ".join(f"json_extract(document, '$.control.{part}') AS control_{part}" for part in MainNumber.model_fields)
 )
 
 
@@ -110,6 +111,12 @@ def listed(
     return [EvidenceSummary(**_summary(row)) for row in rows]
 
 
+def p_values(connection: sqlite3.Connection, key: str) -> dict[str, float]:
+    """Id -> p-value of every result about a component that has one."""
+    rows = connection.execute("SELECT id, p_value FROM evidence WHERE key = ? AND p_value IS NOT NULL", (key,))
+    return {row["id"]: row["p_value"] for row in rows}
+
+
 def cited(connection: sqlite3.Connection | None, ids: Sequence[str], key: str) -> list[EvidenceRecord]:
     """The results that something about a component cites.
 
@@ -159,13 +166,16 @@ def _is_test(record: EvidenceRecord) -> bool:
 
 def _summary(row: sqlite3.Row) -> dict[str, Any]:
     plain = ("id", "key", "experiment", "kind", "harvest_id", "n", "p_value", "summary", "created", "author")
-    excludes, effect = row["excludes_control"], None
-    if row["effect_value"] is not None:
-        effect = MainNumber(
-            value=row["effect_value"], low=row["effect_low"], high=row["effect_high"], n=row["effect_n"]
-        )
+    excludes = row["excludes_control"]
     return {
         **{name: row[name] for name in plain},
         "excludes_control": None if excludes is None else bool(excludes),
-        "effect": effect,
+        "effect": _number(row, "effect"),
+        "control": _number(row, "control"),
     }
+
+
+def _number(row: sqlite3.Row, what: str) -> MainNumber | None:
+    if row[f"{what}_value"] is None:
+        return None
+    return MainNumber(**{part: row[f"{what}_{part}"] for part in MainNumber.model_fields})

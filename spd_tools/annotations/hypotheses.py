@@ -94,8 +94,22 @@ def changes(
 
 
 def revised(last: Hypothesis, given: Mapping[str, Any], evidence: Sequence[str], author: str) -> Hypothesis:
-    """The version after ``last``, with what ``changes`` returned and more evidence."""
+    """The version after ``last``, with what ``changes`` returned and more evidence.
+
+    Raises:
+        SpdToolsError: when it becomes "supported" without evidence, or "rejected" without evidence or a note.
+    """
     ids = list(dict.fromkeys([*last.evidence, *evidence]))
+    if given.get("status") == "supported" and not ids:
+        raise SpdToolsError(
+            f"Nothing supports {last.id}: it cites no evidence; cite the id of a result about {last.key} that speaks "
+            "for it."
+        )
+    if given.get("status") == "rejected" and not ids and given["note"] is None:
+        raise SpdToolsError(
+            f"Nothing rejects {last.id}: it has neither evidence nor a note; cite the id of a result that speaks "
+            "against it, or say why in a note."
+        )
     new = {**given, "evidence": ids, "version": last.version + 1, "created": now(), "author": author}
     return last.model_copy(update=new)
 

@@ -207,8 +207,9 @@ def _draft_of(label: LabelRecord) -> LabelDraft:
 def _check_citations(bundle: Bundle) -> None:
     """An export is complete: what it cites is in it, and what it calls supported is.
 
-    That a generate-and-test was done on fresh texts was checked when the label was written; evidence that is brought
-    together from several places has no common order to check it by.
+    That a generate-and-test was done on fresh texts, and that a p-value stands when it is corrected for all that had
+    been asked by then, was checked when the label was written; evidence that is brought together from several places
+    has no common order to check it by. Here p-values are corrected for what the label cites.
     """
     for cites in (*bundle.hypotheses.values(), *bundle.labels.values()):
         for cited in cites.evidence:
@@ -220,7 +221,8 @@ def _check_citations(bundle: Bundle) -> None:
                 )
     for label in bundle.labels.values():
         if label.status == "supported":
-            missing = missing_for_support(_draft_of(label), [bundle.evidence[cited][0] for cited in label.evidence], {})
+            cited = [bundle.evidence[evidence_id][0] for evidence_id in label.evidence]
+            missing = missing_for_support(_draft_of(label), cited, {}, {})
             if missing:
                 raise SpdToolsError(f"{label.id} of {label.key} calls itself supported and is not. {missing[0]}")
     for row in bundle.scores.values():

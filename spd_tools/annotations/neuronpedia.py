@@ -90,7 +90,7 @@ def store(connection: sqlite3.Connection, drafts: Iterable[tuple[str, LabelDraft
         digest = hashlib.sha256(as_json(content).encode()).hexdigest()
         once = Once("import_neuronpedia", author, f"neuronpedia {digest}", content)
         if once.made(connection) is None:
-            missing = missing_for_support(draft, [], {})
+            missing = missing_for_support(draft, [], {}, {})
             once.remember(connection, labels.add(connection, key, draft, "draft", missing, author).id)
             n_new += 1
     return n_new

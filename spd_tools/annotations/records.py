@@ -132,7 +132,7 @@ class Hypothesis(_Written):
 
 
 class MainNumber(Record):
-    """The effect that a result found, with its 95 % interval."""
+    """The effect that a result found, or that of its control, with its 95 % interval."""
 
     value: float
     low: float | None
@@ -150,6 +150,7 @@ class EvidenceSummary(_Written):
     harvest_id: str
     n: int
     effect: MainNumber | None
+    control: MainNumber | None
     excludes_control: bool | None
     p_value: float | None
     summary: str

@@ -11,6 +11,7 @@ from spd_tools.annotations import exchange, hypotheses, importing, labels, neuro
 from spd_tools.annotations.database import Database, now
 from spd_tools.annotations.disputes import disputes
 from spd_tools.annotations.inputs import count_of, finite, key_of, name_of, run_name, text_of
+from spd_tools.annotations.multiplicity import corrected
 from spd_tools.annotations.queue import Known, Queue, drop, leases, release, renew, take
 from spd_tools.annotations.records import (
     Dispute,
@@ -30,6 +31,7 @@ from spd_tools.annotations.records import (
 )
 from spd_tools.annotations.rows import Once, as_json, insert, new_id
 from spd_tools.annotations.support import missing_for_support
+from spd_tools.annotations.worth import Sizes
 from spd_tools.errors import SpdToolsError
 from spd_tools.keys import ComponentKey, KeySpace
 from spd_tools.settings import Settings
@@ -51,19 +53,23 @@ class Annotations:
     carry an idempotency key: a second write with the same key does nothing and returns what the first one made.
     """
 
-    def __init__(self, database: Database, keys: KeySpace | None = None) -> None:
+    def __init__(self, database: Database, keys: KeySpace | None = None, vocab_size: int | None = None) -> None:
         """Use ``Annotations.open`` or ``Annotations.of``."""
         self._database = database
         self._keys = keys
+        self._vocab_size = vocab_size
 
     @classmethod
-    def open(cls, run_id: str, fingerprint: str, *, keys: KeySpace | None = None) -> Annotations:
+    def open(
+        cls, run_id: str, fingerprint: str, *, keys: KeySpace | None = None, vocab_size: int | None = None
+    ) -> Annotations:
         """The annotations of a run; they need not exist yet.
 
         Args:
             run_id: of the run.
             fingerprint: of its decomposition.
             keys: its components; with them, others are refused.
+            vocab_size: tokens that its model knows; with it, nobody is told to try more controls than there are.
 
         Raises:
             SpdToolsError: for what is no run id, a file that is damaged, foreign or of a newer version, and one about
@@ -71,14 +77,15 @@ class Annotations:
         """
         name_of("The fingerprint", fingerprint)
         path = Settings.from_environment().annotations(run_name(run_id))
-        notes = cls(Database(path, run_id, fingerprint), keys)
+        notes = cls(Database(path, run_id, fingerprint), keys, vocab_size)
         with notes._database.read():
             return notes
 
     @classmethod
     def of(cls, harvest: Harvest) -> Annotations:
         """The annotations of a harvest's run. Raises SpdToolsError as ``open``."""
-        return cls.open(harvest.run_id, harvest.manifest.decomposition.fingerprint, keys=harvest.keys)
+        made_of = harvest.manifest.decomposition
+        return cls.open(harvest.run_id, made_of.fingerprint, keys=harvest.keys, vocab_size=made_of.vocab_size)
 
     @property
     def path(self) -> Path:
@@ -131,6 +138,12 @@ class Annotations:
                 return []
             return evidence_table.listed(connection, self._optional(key), experiment, _limit(limit))
 
+    def corrected_p_values(self, key: Key) -> dict[str, float]:
+        """Id -> p-value corrected (Holm) for all stored results about a component; without those that have none."""
+        name = self._key(key)
+        with self._database.read() as connection:
+            return {} if connection is None else corrected(evidence_table.p_values(connection, name))
+
     def texts_used(self, key: Key) -> set[str]:
         """Normalised texts (see ``normalised``) that the model was run on for evidence about a component."""
         name = self._key(key)
@@ -182,7 +195,8 @@ class Annotations:
         """Add a version that differs in what is given; ``evidence`` adds to that of earlier versions.
 
         Raises:
-            SpdToolsError: for an unknown id or status, nothing to change, and as ``add_hypothesis``.
+            SpdToolsError: for an unknown id or status, nothing to change, a hypothesis that is to be supported by no
+                evidence or rejected without evidence or a note, and as ``add_hypothesis``.
         """
         given = hypotheses.changes(hypothesis_id, status, confidence, note, evidence)
         content = [hypothesis_id, given, list(evidence)]
@@ -457,15 +471,15 @@ class Annotations:
             return Known.read(connection)
 
     def _missing(self, key: str, draft: LabelDraft) -> list[str]:
-        if not draft.evidence:
-            return [] if draft.wants == "rejected" else missing_for_support(draft, [], {})
-        # Evidence is never changed or removed, so this holds when the label is written.
+        # Evidence is never changed or removed. What arrives between this and the write counts for the next version.
         with self._database.read() as connection:
             cited = evidence_table.cited(connection, draft.evidence, key)
             earlier = {} if connection is None else evidence_table.earlier_texts(connection, cited)
+            p_values = {} if connection is None else evidence_table.p_values(connection, key)
         if draft.wants == "rejected":
             return []
-        return missing_for_support(draft, [record.result for record in cited], earlier)
+        sizes = Sizes(self._vocab_size, None if self._keys is None else len(self._keys))
+        return missing_for_support(draft, [record.result for record in cited], earlier, p_values, sizes)
 
 
 def _limit(limit: int | None) -> int | None:

@@ -76,7 +76,7 @@ def _evidence(args: argparse.Namespace) -> None:
     else:
         from spd_tools.render.labels import evidence_page
 
-        show(evidence_page(found, corrected))
+        show(evidence_page(found, corrected, harvest.harvest_id))
 
 
 def _add(args: argparse.Namespace) -> None:

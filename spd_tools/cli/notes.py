@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import argparse
 import getpass
-import os
 from typing import TYPE_CHECKING, Any
 
 from spd_tools.cli.arguments import Handler, Parser, Subparsers, add_command, add_run_options
 from spd_tools.errors import SpdToolsError
+from spd_tools.settings import AUTHOR_VARIABLE, author_from_environment
 
 if TYPE_CHECKING:
     from spd_tools.annotations import Annotations
     from spd_tools.store.harvest import Harvest
-
-AUTHOR_VARIABLE = "SPD_TOOLS_AUTHOR"
 
 
 def add_noting(group: Subparsers, name: str, handler: Handler, summary: str, *, author: bool = False) -> Parser:
@@ -49,7 +47,7 @@ def author_of(args: argparse.Namespace) -> str:
         SpdToolsError: when the user has no name.
     """
     try:
-        return args.author or os.environ.get(AUTHOR_VARIABLE) or getpass.getuser()
+        return args.author or author_from_environment() or getpass.getuser()
     except (KeyError, OSError):  # a container's user id without an entry in the password file
         raise SpdToolsError(f"Your user has no name here; say --author NAME or set {AUTHOR_VARIABLE}.") from None
 

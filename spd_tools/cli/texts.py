@@ -6,12 +6,16 @@ from pathlib import Path
 
 from spd_tools.errors import SpdToolsError
 
+LABEL = "label"
 GROUPS = ("positives", "negatives", "near_misses")
 _MAX_BYTES = 1 << 22
 
 
-def read_texts(path: Path) -> dict[str, list[str]]:
-    """Read it: JSON or YAML, a mapping from any of GROUPS to a list of texts.
+def read_texts(path: Path) -> tuple[str | None, dict[str, list[str]]]:
+    """Read it: JSON or YAML, a mapping from any of GROUPS to a list of texts, and from LABEL to what is tested.
+
+    Returns:
+        the label, None where there is none, and the groups that there are.
 
     Raises:
         SpdToolsError: when it is something else.
@@ -24,12 +28,17 @@ def read_texts(path: Path) -> dict[str, list[str]]:
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
-        raise SpdToolsError(f"{path} is neither JSON nor YAML; write a mapping of {', '.join(GROUPS)}.") from None
+        raise SpdToolsError(
+            f"{path} is neither JSON nor YAML; write a mapping of {LABEL}, {', '.join(GROUPS)}."
+        ) from None
     if not isinstance(document, dict) or not document:
-        raise SpdToolsError(f"{path} is no mapping; write {', '.join(GROUPS)}, each a list of texts.")
+        raise SpdToolsError(f"{path} is no mapping; write {LABEL}, and {', '.join(GROUPS)}, each a list of texts.")
+    label = document.pop(LABEL, None)
+    if label is not None and not isinstance(label, str):
+        raise SpdToolsError(f"{LABEL} in {path} is no text; put it in quotes.")
     for group, texts in document.items():
         if group not in GROUPS:
-            raise SpdToolsError(f"{path} has {group!r}, and the groups are {', '.join(GROUPS)}; correct it.")
+            raise SpdToolsError(f"{path} has {group!r}, and there are {LABEL}, {', '.join(GROUPS)}; correct it.")
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise SpdToolsError(f"{group} in {path} is no list of texts; put each text in quotes.")
-    return document
+    return label, document

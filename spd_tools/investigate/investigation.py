@@ -13,6 +13,7 @@ from spd_tools.store.harvest import Harvest
 if TYPE_CHECKING:
     # torch takes seconds, and whoever only reads or writes notes must not wait for it.
     from spd_tools.experiments import Replay, Request, Result, Subject
+    from spd_tools.experiments.records import Machine
 
 _GENERATE_AND_TEST = "generate_and_test"
 _SHOWN = 3
@@ -50,8 +51,9 @@ class Investigation:
     def run(self, name: str, parameters: Mapping[str, Any], *, author: str) -> Result:
         """Do an experiment and store its result as evidence.
 
-        A question that was asked before on an equal machine is answered from the evidence. A generate-and-test without
-        near misses only proposes some: nothing is tested, so nothing is stored.
+        A question that was asked before is answered from the evidence, which is never changed; ``remark`` tells where
+        that was computed elsewhere. A generate-and-test without near misses only proposes some: nothing is tested, so
+        nothing is stored.
 
         Args:
             name: of the experiment.
@@ -59,24 +61,49 @@ class Investigation:
             author: who asks.
 
         Raises:
-            SpdToolsError: for an unknown experiment, parameters that do not fit, texts of a generate-and-test that the
-                component was run on before, or whatever the experiment itself refuses.
+            SpdToolsError: for an unknown experiment, parameters that do not fit, a generate-and-test of no label or
+                with texts that the component was run on before, or whatever the experiment itself refuses.
         """
         from spd_tools.experiments import make_request, run
 
         request = make_request(name, parameters)
         self.harvest.keys.flat(request.key)
+        _refuse_no_label(request)
         if _only_proposes(request):
             return run(self.subject, request)
-        identity = self.subject.identity(request)
-        stored = self.notes.find_evidence(identity["id"])
-        if stored is None:
-            self._refuse_used_texts(request)
-        elif (answer := _readable(stored)) is not None and answer.machine == identity["machine"]:
+        evidence_id, answer = self._known(request)
+        if answer is not None:
             return answer
-        result = run(self.subject, request)
+        self._refuse_used_texts(request)
+        result = run(self.subject, request).model_copy(update={"id": evidence_id})
         self.notes.add_evidence(result, author=author)
         return result
+
+    def remark(self, result: Result) -> str | None:
+        """What to know about a stored result that was computed elsewhere or by another version; None otherwise."""
+        here = self.subject.identity(result.request)["machine"]
+        if result.machine == here:
+            return None
+        return (
+            f"{result.id} is an answer from the evidence, computed elsewhere ({_described(result.machine)}; here are "
+            f"{_described(here)}): replay {result.id} does it again and compares."
+        )
+
+    def _known(self, request: Request) -> tuple[str, Result | None]:
+        """Id of the answer to a question, and the answer if it is stored.
+
+        Where an older version stored one whose fields were others, it stays, and the answer has an id of its own: that
+        one's with "-2" after it, or the next number.
+        """
+        first = evidence_id = self.subject.identity(request)["id"]
+        number = 1
+        while (stored := self.notes.find_evidence(evidence_id)) is not None:
+            answer = _readable(stored)
+            if answer is not None:
+                return evidence_id, answer
+            number += 1
+            evidence_id = f"{first}-{number}"
+        return evidence_id, None
 
     def replay(self, evidence_id: str) -> Replay:
         """Do an experiment again whose result is stored, on the harvest that it was done on, and compare.
@@ -111,6 +138,10 @@ class Investigation:
             )
 
 
+def _described(machine: Machine) -> str:
+    return f"{machine.device}; torch {machine.torch}, spd-tools {machine.spd_tools}"
+
+
 def _readable(record: EvidenceRecord) -> Result | None:
     """A stored result; None for one of another version of the experiment, whose fields were others."""
     try:
@@ -119,11 +150,14 @@ def _readable(record: EvidenceRecord) -> Result | None:
         return None
 
 
+def _refuse_no_label(request: Request) -> None:
+    """A new test says which label it is of; requests from before that was asked can only be replayed."""
+    if request.experiment == _GENERATE_AND_TEST and getattr(request, "label", None) is None:
+        raise SpdToolsError(
+            f"{_GENERATE_AND_TEST} needs label; give the input view that the texts were written from, word for word."
+        )
+
+
 def _only_proposes(request: Request) -> bool:
     """Whether this is a generate-and-test that has yet to be given its near misses."""
-    if request.experiment != _GENERATE_AND_TEST:
-        return False
-    from spd_tools.experiments.generate_and_test import GenerateAndTestRequest
-
-    assert isinstance(request, GenerateAndTestRequest)
-    return not request.near_misses
+    return request.experiment == _GENERATE_AND_TEST and not getattr(request, "near_misses", None)

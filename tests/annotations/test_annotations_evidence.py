@@ -25,13 +25,15 @@ def test_a_summary_says_what_the_result_says(notes):
     assert summary.excludes_control is True
     assert summary.effect is not None
     assert summary.effect.model_dump() == ABOVE.model_dump()
+    assert summary.control is not None
+    assert summary.control.model_dump() == BELOW.model_dump()
     assert (summary.kind, summary.n, summary.p_value) == (result.kind, result.n, 0.01)
     assert (summary.summary, summary.harvest_id) == (result.summary, "abc123")
 
 
 def test_absent_is_not_zero(notes):
     record = notes.add_evidence(probed(["a"]), author="ada")
-    assert (record.effect, record.excludes_control, record.p_value) == (None, None, None)
+    assert (record.effect, record.control, record.excludes_control, record.p_value) == (None, None, None, None)
 
 
 def test_lists_do_not_parse_results(notes, monkeypatch):
@@ -120,7 +122,7 @@ def test_hypotheses_by_key_and_status(notes):
     first = notes.add_hypothesis(KEY, "one", confidence=0.3, author="ada")
     second = notes.add_hypothesis(KEY, "two", confidence=0.3, author="ada")
     third = notes.add_hypothesis(OTHER, "three", confidence=0.3, author="ada")
-    first = notes.update_hypothesis(first.id, status="rejected", author="ada")
+    first = notes.update_hypothesis(first.id, status="rejected", note="no", author="ada")
     assert notes.hypotheses() == [first, second, third]
     assert notes.hypotheses(KEY) == [first, second]
     assert notes.hypotheses(status="open") == [second, third]
@@ -129,9 +131,10 @@ def test_hypotheses_by_key_and_status(notes):
 
 def test_hypothesis_writes_are_done_once(notes):
     proposed = notes.add_hypothesis(KEY, "it", confidence=0.3, author="ada", idempotency_key="h1")
-    changed = notes.update_hypothesis(proposed.id, status="rejected", author="ada", idempotency_key="h2")
+    once = {"status": "rejected", "note": "no", "author": "ada", "idempotency_key": "h2"}
+    changed = notes.update_hypothesis(proposed.id, **once)
     assert notes.add_hypothesis(KEY, "it", confidence=0.3, author="ada", idempotency_key="h1") == proposed
-    assert notes.update_hypothesis(proposed.id, status="rejected", author="ada", idempotency_key="h2") == changed
+    assert notes.update_hypothesis(proposed.id, **once) == changed
     assert len(notes.hypothesis_history(proposed.id)) == 2
     with pytest.raises(SpdToolsError, match="another write"):
         notes.add_hypothesis(KEY, "it", confidence=0.4, author="ada", idempotency_key="h1")
@@ -153,6 +156,25 @@ def test_changes_that_do_not_fit(notes, change, sentence):
     with pytest.raises(SpdToolsError, match=sentence):
         notes.update_hypothesis(proposed.id, author="ada", **change)
     assert notes.hypotheses() == [proposed]
+
+
+def test_a_hypothesis_is_supported_by_evidence_only(notes):
+    proposed = notes.add_hypothesis(KEY, "it", confidence=0.3, author="ada")
+    with pytest.raises(SpdToolsError, match=f"Nothing supports {proposed.id}: it cites no evidence"):
+        notes.update_hypothesis(proposed.id, status="supported", note="I am sure", author="ada")
+    assert notes.hypotheses() == [proposed]
+    found = notes.add_evidence(swept(), author="ada").id
+    notes.update_hypothesis(proposed.id, evidence=[found], author="ada")
+    assert notes.update_hypothesis(proposed.id, status="supported", author="ada").evidence == [found]
+
+
+def test_a_hypothesis_is_rejected_by_evidence_or_a_reason(notes):
+    proposed, cited = (notes.add_hypothesis(KEY, text, confidence=0.3, author="ada") for text in ("one", "two"))
+    with pytest.raises(SpdToolsError, match="neither evidence nor a note"):
+        notes.update_hypothesis(proposed.id, status="rejected", author="ada")
+    assert notes.update_hypothesis(proposed.id, status="rejected", note="too vague", author="ada").note == "too vague"
+    found = notes.add_evidence(swept(), author="ada").id
+    assert notes.update_hypothesis(cited.id, status="rejected", evidence=[found], author="ada").status == "rejected"
 
 
 def test_evidence_about_another_component_says_nothing_about_a_hypothesis(notes):

@@ -162,9 +162,9 @@ def test_a_hypothesis_changed_in_two_places_is_a_contradiction(notes, other, tmp
     proposed = notes.add_hypothesis(KEY, "it", confidence=0.5, author="ada")
     notes.export_jsonl(tmp_path / "first.jsonl")
     other.import_jsonl(tmp_path / "first.jsonl")
-    other.update_hypothesis(proposed.id, status="rejected", author="bob")
+    other.update_hypothesis(proposed.id, confidence=0.1, author="bob")
     other.export_jsonl(tmp_path / "second.jsonl")
-    notes.update_hypothesis(proposed.id, status="supported", author="ada")
+    notes.update_hypothesis(proposed.id, confidence=0.9, author="ada")
     with pytest.raises(SpdToolsError, match="differ"):
         notes.import_jsonl(tmp_path / "second.jsonl")
 
@@ -284,6 +284,29 @@ def test_a_weak_test_does_not_support_an_imported_label(notes, other, tmp_path):
 
     rewrite(tmp_path / "notes.jsonl", weaken)
     with pytest.raises(SpdToolsError, match=r"calls itself supported and is not.*scores 0\.50"):
+        other.import_jsonl(tmp_path / "notes.jsonl")
+
+
+def test_what_was_tried_after_a_label_was_supported_does_not_keep_it_from_travelling(notes, other, tmp_path):
+    label = supported(notes).label
+    for seed in range(200, 260):
+        notes.add_evidence(swept(seed=seed, p_value=0.5), author="ada")
+    assert notes.corrected_p_values(KEY)[label.evidence[0]] > 0.0001
+    notes.export_jsonl(tmp_path / "notes.jsonl")
+    other.import_jsonl(tmp_path / "notes.jsonl")
+    assert other.label(KEY) == label
+    assert other.corrected_p_values(KEY) == notes.corrected_p_values(KEY)
+
+
+def test_an_intervention_that_could_be_chance_does_not_support_an_imported_label(notes, other, tmp_path):
+    supported(notes)
+    notes.export_jsonl(tmp_path / "notes.jsonl")
+
+    def weaken(documents):
+        one(documents, "evidence", author="ada")["result"]["p_value"] = 0.06
+
+    rewrite(tmp_path / "notes.jsonl", weaken)
+    with pytest.raises(SpdToolsError, match=r"calls itself supported and is not"):
         other.import_jsonl(tmp_path / "notes.jsonl")
 
 

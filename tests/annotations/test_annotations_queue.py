@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from annotation_results import ABOVE, KEY, OTHER, ablated, draft, result_of, supported
+from annotation_results import ABOVE, KEY, OTHER, ablated, draft, result_of, supported, swept
 
 from spd_tools.annotations.queue import Known, Queue
 from spd_tools.errors import SpdToolsError
@@ -185,7 +185,8 @@ def test_a_supported_label_outranks_a_draft(notes):
 
 def test_a_hypothesis_that_authors_judge_differently(notes):
     proposed = notes.add_hypothesis(KEY, "it", confidence=0.5, author="ada")
-    notes.update_hypothesis(proposed.id, status="supported", author="ada")
+    found = notes.add_evidence(swept(), author="ada").id
+    notes.update_hypothesis(proposed.id, status="supported", evidence=[found], author="ada")
     assert why(notes) is None
     notes.update_hypothesis(proposed.id, status="rejected", author="bob")
     assert why(notes) == f"ada holds {proposed.id} supported and bob rejected"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from annotation_results import (
     ABOVE,
@@ -13,8 +15,13 @@ from annotation_results import (
     POSITIVES,
     ablated,
     draft,
+    interacting,
     label_test,
+    occluded,
+    positioned,
     probed,
+    reduced,
+    subject_info,
     supported,
     swept,
 )
@@ -23,6 +30,7 @@ from hypothesis import strategies as st
 
 from spd_tools.annotations import missing_for_support, normalised
 from spd_tools.annotations.support import texts_of
+from spd_tools.annotations.worth import UNKNOWN_SIZES, Sizes
 from spd_tools.errors import SpdToolsError
 from spd_tools.experiments.records import Estimate
 
@@ -30,8 +38,10 @@ NEGATIVE = Estimate(value=-1, low=-2, high=-0.5, n=40)
 OVERLAPPING = Estimate(value=0.9, low=0.15, high=1.0, n=40)
 
 
-def missing(*evidence, earlier=None, **fields) -> list[str]:
-    return missing_for_support(draft(**fields), evidence, earlier or {})
+def missing(*evidence, earlier=None, others=(), sizes=UNKNOWN_SIZES, **fields) -> list[str]:
+    """``others``: p-values of what else is stored about the component."""
+    p_values = {f"other-{number}": p_value for number, p_value in enumerate(others)}
+    return missing_for_support(draft(**fields), evidence, earlier or {}, p_values, sizes)
 
 
 def only(problems: list[str]) -> str:
@@ -176,9 +186,119 @@ def test_lowering_is_not_supported_by_tokens_that_are_raised():
 
 
 def test_an_ablation_that_does_less_than_others_shows_no_effect():
+    """Its test was two-sided once, so that a small p-value does not say which way."""
     less = Estimate(value=0.05, low=0.0, high=0.09, n=40)
     others = Estimate(value=0.5, low=0.1, high=0.9, n=40)
     assert "does not exclude" in only(missing(ablated(effect=less, control=others), label_test()))
+
+
+# --- what is asked of a component is one family -----------------------------------------------------------------------
+
+
+def test_a_p_value_is_corrected_for_everything_that_was_tried():
+    """Holm: the smallest of m counts m times, whether a label cites the others or not."""
+    assert missing(swept(p_value=0.01), label_test(), others=[0.5] * 3) == []  # 0.01 x 4, as the test is smaller
+    problem = only(missing(swept(p_value=0.01), label_test(), others=[0.5] * 5))
+    assert "p = 0.01, which is 0.06 when corrected (Holm) for the 7 results with a p-value" in problem
+    assert f"about {KEY}, and must be at most 0.05" in problem
+    assert swept(p_value=0.01).id in problem
+
+
+def test_results_that_are_smaller_do_not_count_against_it():
+    assert missing(swept(p_value=0.04), label_test(), others=[1e-9] * 50) == []
+
+
+@given(st.integers(1, 46))
+def test_the_controls_that_a_sentence_asks_for_are_enough_and_the_fewest_that_always_are(n_others):
+    found = missing(swept(p_value=0.05), label_test(), others=[0.05] * n_others)
+    needed = int(re.search(r"n_controls of ([\d,]+) or more", only(found))[1].replace(",", ""))
+    n_results = n_others + 2
+    assert (n_results + 1) / (needed + 1) <= 0.05 < (n_results + 1) / needed
+    again = swept(seed=1, p_value=1 / (needed + 1))
+    assert missing(again, label_test(), others=[0.05] * (n_others + 1)) == []
+
+
+@pytest.mark.parametrize(
+    ("weak", "advice"),
+    [
+        (swept(p_value=0.04), "run sweep again with n_controls of 79 or more"),
+        (ablated(p_value=0.04), "run ablate again with n_controls of 79 or more"),
+        (positioned("distance", p_value=0.04), "run position again with n_controls of 79 or more"),
+        (interacting(["a"], ["b", "c"], p_value=0.04), "run interact again with n_controls of 79 or more"),
+        (
+            interacting(["a", "d"], ["b", "c"], p_value=0.04),
+            "run interact again with more contexts, controls or tokens",
+        ),
+        (swept(tokens=[1, 2], p_value=0.04), "run sweep again with more contexts, controls or tokens"),
+        (positioned(p_value=0.04), "run position again with more contexts"),
+        (occluded(at="silent", p_value=0.04), "run occlusion again with more contexts"),
+    ],
+)
+def test_a_sentence_says_what_would_be_enough(weak, advice):
+    assert advice in only(missing(weak, label_test(), others=[0.04]))
+
+
+def test_too_few_tokens_or_components_are_said():
+    sizes = Sizes(tokens=60, components=40)
+    tokens = only(missing(swept(p_value=0.04), label_test(), others=[0.04], sizes=sizes))
+    assert "take 79 of them, and the vocabulary has only 60 tokens: take another experiment than sweep" in tokens
+    assert "sweep several tokens that the label names" in tokens
+    components = only(missing(ablated(p_value=0.04), label_test(), others=[0.04], sizes=sizes))
+    assert "there are only 40 components: take another experiment than ablate" in components
+    many = only(missing(swept(p_value=0.05), label_test(), others=[0.05] * 60, sizes=Sizes(100_000, 100_000)))
+    assert "sweep takes at most 999" in many
+    assert "n_controls of" not in tokens + components + many
+
+
+def test_an_intervention_without_a_p_value_is_none():
+    assert "has no p-value" in only(missing(swept(p_value=None), label_test()))
+
+
+@pytest.mark.parametrize(("effect", "claim"), [(ABOVE, "raises"), (NEGATIVE, "lowers"), (NEGATIVE, "mixed")])
+def test_what_is_said_of_the_output_is_corrected_for_all_ablations(effect, claim):
+    weak = ablated(tokens=["the"], p_value=0.02, effect=effect)
+    others = [ablated(tokens=["the"], seed=seed, effect=effect, p_value=0.5) for seed in (1, 2)]
+    assert missing(swept(), weak, label_test(), others=[0.5] * 9, output_effect=claim) == []
+    assert missing(swept(), weak, others[0], label_test(), output_effect=claim) == []
+    problem = only(missing(swept(), weak, *others, label_test(), output_effect=claim))
+    assert f"{weak.id} excludes its control with p = 0.02, which is 0.06 when corrected" in problem
+    assert "for the 3 ablate results with a p-value" in problem
+    assert "or leave output_effect unknown" in problem
+
+
+# --- experiments that no label can fail -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("always", [occluded(), reduced()], ids=lambda result: result.request.experiment)
+def test_what_firings_need_says_nothing_for_a_label(always):
+    problem = only(missing(always, label_test()))
+    assert f"In {always.id} tokens are replaced where the component fires" in problem
+    assert "whatever the label" in problem
+    assert missing(always, swept(), label_test()) == []
+
+
+@pytest.mark.parametrize("telling", [occluded(at="silent"), positioned(), positioned("distance")])
+def test_what_a_label_can_fail_counts(telling):
+    assert missing(telling, label_test()) == []
+
+
+# --- a test is of a wording -------------------------------------------------------------------------------------------
+
+
+def test_a_test_of_another_wording_does_not_count():
+    problem = only(missing(swept(), label_test(label="fires on ' a'")))
+    assert "was run for the label \"fires on ' a'\": test this wording on fresh texts" in problem
+
+
+@pytest.mark.parametrize("label", ["FIRES  on ' The'\n", "fires on «' the'»"])
+def test_a_wording_that_differs_in_looks_is_the_same(label):
+    assert missing(swept(), label_test(label=label)) == []
+
+
+def test_a_test_from_before_wordings_were_noted_does_not_count():
+    old = label_test(label=None)
+    assert f"{old.id} does not say which label" in only(missing(swept(), old))
+    assert missing(swept(), old, label_test()) == []
 
 
 # --- in the file ------------------------------------------------------------------------------------------------------
@@ -188,6 +308,19 @@ def test_supported_with_all_of_it(notes):
     decision = supported(notes)
     assert decision.label.status == "supported"
     assert decision.missing == []
+
+
+def test_what_was_tried_counts_whether_it_is_cited_or_not(notes):
+    ids = [notes.add_evidence(result, author="ada").id for result in (swept(p_value=0.02), label_test())]
+    for harvest_id, seed in (("abc123", 1), ("def456", 2)):
+        tried = swept(seed=seed, p_value=0.5, subject=subject_info(harvest_id=harvest_id))
+        notes.add_evidence(tried, author="bob")
+    notes.add_evidence(swept(OTHER, p_value=0.5), author="bob")  # about another component
+    notes.add_evidence(probed(["a"]), author="bob")  # without a p-value
+    decision = notes.set_label(KEY, draft(wants="supported", evidence=ids), author="ada")
+    assert decision.label.status == "draft"
+    assert "0.06 when corrected (Holm) for the 4 results" in only(decision.missing)
+    assert notes.corrected_p_values(KEY)[ids[0]] == pytest.approx(0.06)
 
 
 def test_texts_probed_before_keep_a_label_a_draft(notes):
@@ -260,3 +393,7 @@ def test_marks_case_and_space_make_no_other_text(words, space):
 def test_texts_of_a_request_are_its_free_strings():
     assert texts_of(ablated(tokens=["The", "cat"]).request) == {"the", "cat"}
     assert texts_of(probed(["A  b", "«c»"]).request) == {"a b", "c"}
+
+
+def test_the_label_of_a_test_is_no_text_that_the_model_was_run_on():
+    assert "fires on ' the'" not in texts_of(label_test().request)

@@ -1,17 +1,20 @@
+import re
 import sqlite3
+from contextlib import contextmanager
 
 import pytest
-from demo_store import KEY, NEGATIVES, OTHER, POSITIVES, misses_tools
+from demo_store import KEY, LABEL, NEGATIVES, OTHER, POSITIVES, misses_tools
 
 from spd_tools.errors import SpdToolsError
 from spd_tools.experiments import Subject, make_request, run
 from spd_tools.investigate import Investigation
 
-SWEEP = {"key": KEY, "tokens": ["needle", "cat"], "n_contexts": 8, "n_controls": 2}
+SWEEP = {"key": KEY, "tokens": ["needle", "cat"], "n_contexts": 8, "n_controls": 19}
 
 
 def near_misses(investigation, positives):
-    proposal = investigation.run("generate_and_test", {"key": KEY, "positives": positives}, author="a")
+    asked = {"key": KEY, "label": LABEL, "positives": positives}
+    proposal = investigation.run("generate_and_test", asked, author="a")
     return [candidate.text for candidate in proposal.candidates if misses_tools(candidate.text)]
 
 
@@ -52,29 +55,60 @@ def test_another_seed_is_another_question(investigation, calls):
     assert calls == ["sweep", "sweep"]
 
 
-def test_evidence_from_another_machine_is_not_taken_for_an_answer(investigation, calls, monkeypatch):
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """A context in which results say that they were computed with another torch."""
     identity = Subject.identity
 
-    def elsewhere(subject, request):
+    def there(subject, request):
         found = identity(subject, request)
         return {**found, "machine": found["machine"].model_copy(update={"torch": "0.1"})}
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Subject, "identity", elsewhere)
+    @contextmanager
+    def elsewhere():
+        with monkeypatch.context() as patch:
+            patch.setattr(Subject, "identity", there)
+            yield
+
+    return elsewhere
+
+
+def test_evidence_from_another_machine_is_the_answer_with_a_remark(investigation, calls, elsewhere):
+    with elsewhere():
         first = investigation.run("sweep", SWEEP, author="a")
+        assert investigation.remark(first) is None
     again = investigation.run("sweep", SWEEP, author="a")
-    assert calls == ["sweep", "sweep"]
-    assert again.machine.torch != "0.1"
-    assert investigation.notes.evidence(first.id).result.machine.torch == "0.1"  # what labels cite stays
+    assert calls == ["sweep"]
+    assert again == first
+    remark = investigation.remark(again)
+    assert re.search(r"computed elsewhere \(cpu.*; torch 0\.1, spd-tools .*; here are cpu.*torch", remark)
+    assert f"replay {first.id}" in remark
+    assert not investigation.replay(first.id).same_machine
+    assert [record.id for record in investigation.notes.list_evidence()] == [first.id]
 
 
-def test_a_question_whose_answer_is_of_an_older_format_is_asked_anew(investigation, calls):
-    first = investigation.run("sweep", SWEEP, author="a")
-    with sqlite3.connect(investigation.notes.path) as connection:
-        connection.execute("UPDATE evidence SET document = json_remove(document, '$.tokens')")
+def make_unreadable(notes, evidence_id):
+    """As a version would have stored it that knew of no tokens."""
+    with sqlite3.connect(notes.path) as connection:
+        connection.execute(
+            "UPDATE evidence SET document = json_remove(document, '$.tokens') WHERE id = ?", (evidence_id,)
+        )
     connection.close()
-    assert investigation.run("sweep", SWEEP, author="a") == first
+
+
+def test_an_answer_of_an_older_format_blocks_no_question(investigation, calls):
+    first = investigation.run("sweep", SWEEP, author="a")
+    make_unreadable(investigation.notes, first.id)
+    second = investigation.run("sweep", SWEEP, author="a")
+    assert second.id == f"{first.id}-2"
+    assert second == first.model_copy(update={"id": second.id})
+    assert investigation.notes.evidence(second.id).result == second
+    assert investigation.run("sweep", SWEEP, author="a") == second
     assert calls == ["sweep", "sweep"]
+    again = investigation.replay(second.id)
+    assert (again.id, again.identical) == (second.id, True)
+    make_unreadable(investigation.notes, second.id)
+    assert investigation.run("sweep", SWEEP, author="a").id == f"{first.id}-3"
 
 
 def test_a_refused_experiment_leaves_no_evidence(investigation):
@@ -114,15 +148,46 @@ def test_proposing_near_misses_stores_nothing(investigation):
     assert investigation.notes.texts_used(KEY) == set()
 
 
+@pytest.mark.parametrize("label", [{}, {"label": None}])
+def test_a_test_of_no_label_is_refused(investigation, label):
+    for near_misses in ([], ["x"]):
+        given = {"key": KEY, "positives": POSITIVES[:3], "near_misses": near_misses, **label}
+        with pytest.raises(SpdToolsError, match="generate_and_test needs label"):
+            investigation.run("generate_and_test", given, author="a")
+
+
+@pytest.mark.parametrize("label", ["", " \n"])
+def test_a_label_that_is_blank_is_refused(investigation, label):
+    with pytest.raises(SpdToolsError, match="label does not fit"):
+        investigation.run("generate_and_test", {"key": KEY, "label": label, "positives": POSITIVES[:3]}, author="a")
+
+
+def test_a_test_from_before_labels_were_asked_for_is_replayed_under_its_id(investigation, subject):
+    request = make_request("generate_and_test", {"key": KEY, "positives": POSITIVES[:3]})
+    assert "label" not in request.model_dump()
+    candidates = [miss.text for miss in run(subject, request).candidates if misses_tools(miss.text)]
+    asked = {"key": KEY, "positives": POSITIVES[:3], "negatives": NEGATIVES[:2], "near_misses": candidates[:3]}
+    old = run(subject, make_request("generate_and_test", asked))
+    investigation.notes.add_evidence(old, author="a")
+    assert investigation.notes.evidence(old.id).result == old
+    assert investigation.replay(old.id).identical
+
+
 def test_a_test_is_stored(investigation):
     chosen = near_misses(investigation, POSITIVES[:3])
-    given = {"key": KEY, "positives": POSITIVES[:3], "negatives": NEGATIVES[:2], "near_misses": chosen[:3]}
+    given = {
+        "key": KEY,
+        "label": LABEL,
+        "positives": POSITIVES[:3],
+        "negatives": NEGATIVES[:2],
+        "near_misses": chosen[:3],
+    }
     result = investigation.run("generate_and_test", given, author="a")
     assert investigation.notes.evidence(result.id).result == result
 
 
 def test_texts_of_an_earlier_test_are_refused(investigation):
-    given = {"key": KEY, "positives": POSITIVES[:3], "negatives": NEGATIVES[:2]}
+    given = {"key": KEY, "label": LABEL, "positives": POSITIVES[:3], "negatives": NEGATIVES[:2]}
     given["near_misses"] = near_misses(investigation, POSITIVES[:3])[:3]
     first = investigation.run("generate_and_test", given, author="a")
     with pytest.raises(SpdToolsError, match="only fresh texts test a label"):
@@ -133,14 +198,14 @@ def test_texts_of_an_earlier_test_are_refused(investigation):
 @pytest.mark.parametrize("text", ["THE GREEN saw  falls", "the «green» saw falls"])
 def test_texts_that_were_probed_are_refused_whatever_their_case_and_marks(investigation, text):
     investigation.run("probe", {"key": KEY, "texts": ["the green saw falls"]}, author="a")
-    given = {"key": KEY, "positives": [text, *POSITIVES[1:3]], "negatives": NEGATIVES[:2], "near_misses": ["x"]}
+    given = {"key": KEY, "label": LABEL, "positives": [text, *POSITIVES[1:3]], "near_misses": ["x"]}
     with pytest.raises(SpdToolsError, match="has been run on"):
         investigation.run("generate_and_test", given, author="a")
 
 
 def test_texts_used_on_another_component_are_fresh(investigation):
     investigation.run("probe", {"key": OTHER, "texts": ["the green saw falls"]}, author="a")
-    given = {"key": KEY, "positives": POSITIVES[:3], "negatives": NEGATIVES[:2]}
+    given = {"key": KEY, "label": LABEL, "positives": POSITIVES[:3], "negatives": NEGATIVES[:2]}
     given["near_misses"] = near_misses(investigation, POSITIVES[:3])[:3]
     assert investigation.run("generate_and_test", given, author="a").n_positive == 3
 
