@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from mcp_server.answers import CLOSE, OPEN, QUOTED, quoted, quoted_run, quoted_token, table
+from mcp_server.answers import CLOSE, OPEN, QUOTED, inert, quoted, quoted_run, quoted_token, table
 from mcp_server.look_pages import name_of
 from mcp_server.notes_pages import estimate
 from spd_tools.keys import ComponentKey
@@ -28,7 +28,10 @@ _KINDS = {
     "mixed": "read off harvest and weights, and the model was run",
 }
 _HEAD = frozenset(
-    ("id", "kind", "subject", "machine", "population", "n", "effect", "control", "p_value", "summary", "request")
+    (
+        *("id", "kind", "subject", "machine", "population", "n", "effect", "control", "p_value", "matching"),
+        *("summary", "request"),
+    )
 )
 """Fields that every result has."""
 _TEXTS_OF = {"token_texts": "token_ids", "context_texts": "context"}
@@ -44,9 +47,19 @@ _TEXT = 1_500
 _STRONGEST = 6
 
 
-def result_page(result: Result, spelling: TokenText, *, stored: bool = True) -> str:
-    """One result; ``spelling``: of the harvest that it is about."""
-    parts = [_head(result, stored), QUOTED, *_body(result, spelling)]
+def result_page(result: Result, spelling: TokenText, remark: str | None = None) -> str:
+    """One result.
+
+    Args:
+        result: of any experiment; a proposal of near misses is not stored, so it has neither id nor kind.
+        spelling: of the harvest that it is about.
+        remark: what to know about where it was computed.
+    """
+    from spd_tools.experiments.generate_and_test import only_proposes
+
+    stored = not only_proposes(result)
+    parts = [_head(result, stored), QUOTED, *([] if remark is None else [inert(remark, _TEXT)])]
+    parts += _body(result, spelling)
     if stored:
         run = name_of(result.subject.run_id)
         parts.append(
@@ -100,7 +113,7 @@ def cofiring_page(results: Sequence[CofiringResult], p_values: Sequence[float | 
 def _head(result: Result, stored: bool) -> str:
     lines = [
         f"Evidence {result.id}" if stored else "Nothing was tested, so nothing is stored",
-        f"Component {name_of(result.request.key)}; {result.kind} ({_KINDS[result.kind]})",
+        f"Component {name_of(result.request.key)}" + (f"; {result.kind} ({_KINDS[result.kind]})" if stored else ""),
         f"Population: {quoted(result.population, _CELL * 3)}; n = {result.n:,}",
     ]
     if result.effect is not None:
@@ -111,7 +124,9 @@ def _head(result: Result, stored: bool) -> str:
         apart = "lies outside" if result.excludes_control else "overlaps with"
         lines.append(f"The effect's interval {apart} that of its control.")
     if result.p_value is not None:
-        lines.append(f"p = {p_value(result.p_value)} (two-sided, corrected inside this experiment)")
+        lines.append(f"p = {p_value(result.p_value)} (corrected inside this experiment)")
+    if result.matching is not None:
+        lines.append(f"Controls: {result.matching.low:.2g} to {result.matching.high:.2g} times as frequent")
     lines.append(f"Found: {quoted(result.summary, _TEXT)}")
     return "\n".join(lines)
 
@@ -159,9 +174,9 @@ def _candidates(result: GenerateAndTestResult) -> str:
     rows = [[verbatim(candidate.text), candidate.kind] for candidate in result.candidates]
     return (
         "Near misses to choose from. Decide for each, from the label alone, whether it should fire. Call "
-        "generate_and_test again with the same positives and negatives and, in near_misses, those of which the label "
-        "says that they do NOT fire (at least as many as there are negatives), verbatim; each is a JSON string:\n\n"
-        + table(["near miss", "made by"], rows)
+        "generate_and_test again with the same label, positives and negatives and, in near_misses, those of which the "
+        "label says that they do NOT fire (at least as many as there are negatives), verbatim; each is a JSON "
+        "string:\n\n" + table(["near miss", "made by"], rows)
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from anyio import to_thread
 from mcp.server.mcpserver import Context
@@ -11,9 +11,13 @@ from mcp_server.answers import capped
 from mcp_server.experiment_pages import replay_page, result_page
 from mcp_server.look_pages import name_of
 from mcp_server.model import Models
-from mcp_server.parameters import DEFAULT_AUTHOR
+from mcp_server.parameters import author_of
 from mcp_server.pictures import Answer, plots_of
 from mcp_server.runs import Runs
+
+if TYPE_CHECKING:
+    from spd_tools.experiments import Result
+    from spd_tools.investigate import Investigation
 
 _REST = "The evidence resource, spd://RUN/evidence/ID, has everything."
 
@@ -70,12 +74,11 @@ class Experimenter:
         """Do an experiment and store its result as evidence; ``plot``: pictures come with it."""
         opened = self._runs.harvest(run, harvest)
         opened.keys.flat(key)  # a mistyped component is said before anybody waits
-        result = await self._models.use(
-            context,
-            opened,
-            f"{name} on {name_of(key)}",
-            lambda investigation: investigation.run(name, {"key": key, **fields}, author=author or DEFAULT_AUTHOR),
-        )
-        proposal = getattr(result, "status", "tested") != "tested"
-        page = capped(result_page(result, opened.token_texts, stored=not proposal), _REST)
+
+        def done(investigation: Investigation) -> tuple[Result, str | None]:
+            result = investigation.run(name, {"key": key, **fields}, author=author_of(author))
+            return result, investigation.remark(result)
+
+        result, remark = await self._models.use(context, opened, f"{name} on {name_of(key)}", done)
+        page = capped(result_page(result, opened.token_texts, remark), _REST)
         return [page, *await to_thread.run_sync(plots_of, result)] if plot else page

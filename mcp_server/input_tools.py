@@ -80,10 +80,16 @@ class InputExperiments:
         on: Annotated[
             TokenOrId | None, Field(description="only positions of this token (before it is replaced)")
         ] = None,
-        n_contexts: Annotated[int, Field(ge=2, le=512, description="positions of the harvest")] = 32,
+        n_contexts: Annotated[int, Field(ge=2, le=512, description="positions of the harvest")] = 16,
         n_controls: Annotated[
-            int, Field(ge=1, le=16, description="tokens of like frequency beside each candidate")
-        ] = 4,
+            int,
+            Field(
+                ge=1,
+                le=999,
+                description="tokens of like frequency that candidates are ranked among; at least 19, and 20 per "
+                "candidate for each to be tested by itself",
+            ),
+        ] = 99,
         response: Response = "ranking",
         plot: Plot = False,
         seed: Seed = 0,
@@ -94,9 +100,11 @@ class InputExperiments:
         """Is a token the cause? Puts each candidate into many contexts, beside tokens of like frequency as controls.
 
         offset 0 replaces the token at which the response is measured, -1 the one before, and so on. With base random, a
-        token that sets it off does so in any context; with base firing, one that blocks it shows as a drop. An interval
-        outside the control's is counterfactual evidence for an input view. It does not show what else is needed: see
-        minimal_context and interact. Include candidates that you expect to fail.
+        token that sets it off does so in any context; with base firing, one that blocks it shows as a drop. Each
+        candidate is ranked among its controls, and effect, control and p are about the candidates as a set: give
+        together what your hypothesis says belongs together (a class), and what should fail in a sweep of its own. An
+        interval outside the control's is counterfactual evidence for an input view. It does not show what else is
+        needed: see minimal_context and interact.
         """
         fields = {
             "tokens": tokens,
@@ -149,7 +157,12 @@ class InputExperiments:
             int | None, Field(ge=1, le=64, description="distance: the farthest tried (default 6)")
         ] = None,
         n_controls: Annotated[
-            int | None, Field(ge=1, le=16, description="distance: tokens of like frequency beside the cue (default 4)")
+            int | None,
+            Field(
+                ge=1,
+                le=499,
+                description="distance: tokens of like frequency that the cue is ranked among, at least 19 (default 39)",
+            ),
         ] = None,
         n_contexts: Annotated[int | None, Field(ge=2, le=512, description="positions of the harvest")] = None,
         n_draws: Annotated[
@@ -166,7 +179,8 @@ class InputExperiments:
 
         minimal: the shortest context that keeps 80 % of the response, and which of its tokens are needed; length 1
         means that the firing token alone does it. occlusion: the tokens at each offset are replaced in turn, at firings
-        (what it needs) or, with at=silent and on=[its trigger], where it stayed silent (what blocks it: a gate).
+        (what it needs) or, with at=silent and on=[its trigger], where it stayed silent (what blocks it: a gate). At
+        firings it always finds something, whatever the label is: it says where the cause lies and tests no label.
         position: the end of a context is moved through the row: does it care where it stands? distance: a cue token is
         moved away from the measured position: how far back does it still matter? All are counterfactual. None says
         which other tokens would do as well: sweep at the offset that was found.
@@ -213,10 +227,16 @@ class InputExperiments:
             Literal["random", "firing", "silent", "mid"],
             Field(description="contexts; mid: where it fires with 25 to 75 % of its maximum, with room up and down"),
         ] = "random",
-        n_contexts: Annotated[int, Field(ge=2, le=256, description="contexts")] = 24,
+        n_contexts: Annotated[int, Field(ge=2, le=256, description="contexts")] = 16,
         n_controls: Annotated[
-            int, Field(ge=1, le=16, description="grids of control tokens of like frequency per context")
-        ] = 4,
+            int,
+            Field(
+                ge=1,
+                le=499,
+                description="tokens of like frequency in the place of each token; at least 19, and 20 per pair for "
+                "each to be tested by itself",
+            ),
+        ] = 39,
         response: Response = "ranking",
         plot: Plot = False,
         seed: Seed = 0,
@@ -227,9 +247,10 @@ class InputExperiments:
         """Do two tokens need or block each other? I = f(B+i+j) - f(B+i) - f(B+j) + f(B) for all pairs, as a heatmap.
 
         I above 0: both together do more than each alone (conjunction, bigram); below 0: one takes away what the other
-        brings (gate), or either is enough (or). Compare with the control interval: of tokens of like frequency at the
-        same places. Gating activations saturate, which looks like an interaction: keep response ranking unless you ask
-        about firing itself.
+        brings (gate), or either is enough (or). A pair is ranked among other tokens of like frequency in the place of
+        either, in the same contexts, and must differ in both; effect, control and p are about all tokens of a place as
+        a set: give the class that your hypothesis names, as members left out may be controls. Gating activations
+        saturate, which looks like an interaction: keep response ranking unless you ask about firing itself.
         """
         fields = {
             "first_tokens": first_tokens,

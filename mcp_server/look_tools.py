@@ -17,7 +17,6 @@ from mcp_server.model import Models
 from mcp_server.notes_pages import label_rows
 from mcp_server.overviews import overview_answer
 from mcp_server.parameters import (
-    DEFAULT_AUTHOR,
     MAX_NAME,
     MAX_TOKEN,
     Author,
@@ -27,6 +26,7 @@ from mcp_server.parameters import (
     Offset,
     OptionalText,
     Run,
+    author_of,
 )
 from mcp_server.pictures import Answer, Plot, range_plots
 from mcp_server.runs import Runs
@@ -201,7 +201,7 @@ class Look:
             call,
             opened,
             f"enrichment of {look_pages.name_of(key)}",
-            lambda found: found.run("enrichment", {"key": key, "limit": limit}, author=author or DEFAULT_AUTHOR),
+            lambda found: found.run("enrichment", {"key": key, "limit": limit}, author=author_of(author)),
         )
         return capped(result_page(result, opened.token_texts), _NARROWER)
 
@@ -242,7 +242,7 @@ class Look:
             found: list[CofiringResult] = []
             for other in others:
                 fields = {"key": key, "other": str(other.key)}
-                result = investigation.run("cofiring", fields, author=author or DEFAULT_AUTHOR)
+                result = investigation.run("cofiring", fields, author=author_of(author))
                 assert isinstance(result, CofiringResult)
                 found.append(result)
             tested = [result.p_value for result in found if result.p_value is not None]

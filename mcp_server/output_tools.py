@@ -14,6 +14,7 @@ from pydantic import Field
 from mcp_server.experimenter import Experimenter
 from mcp_server.parameters import (
     MAX_NAME,
+    MAX_TEXT,
     Author,
     Base,
     HarvestId,
@@ -47,7 +48,9 @@ class OutputExperiments:
         context: Context,
         key: Key,
         n_sites: Annotated[int, Field(ge=2, le=256, description="firings, of it and of each control")] = 8,
-        n_controls: Annotated[int, Field(ge=3, le=200, description="random components of like density")] = 39,
+        n_controls: Annotated[
+            int, Field(ge=1, le=999, description="random components of like density, as far as there are; at least 19")
+        ] = 99,
         seed: Seed = 0,
         author: Author = "",
         run: Run = "",
@@ -89,7 +92,9 @@ class OutputExperiments:
         n_sites: Annotated[
             int, Field(ge=2, le=256, description="positions of the harvest, for it and each control")
         ] = 32,
-        n_controls: Annotated[int, Field(ge=3, le=200, description="random components of like density")] = 39,
+        n_controls: Annotated[
+            int, Field(ge=1, le=999, description="random components of like density, as far as there are; at least 19")
+        ] = 99,
         limit: Annotated[int, Field(ge=1, le=100, description="longest list of raised and of lowered tokens")] = 10,
         seed: Seed = 0,
         author: Author = "",
@@ -101,6 +106,7 @@ class OutputExperiments:
         Change of the logits of next tokens and KL of the predictions, against random components of like density. Tokens
         that rise when it is removed are those it suppresses; statistics over firings cannot show that. Give in `tokens`
         those that your hypothesis names: they are tested, while the lists of raised and lowered tokens only suggest.
+        p is a rank among those components: of the KL one-sided, of named tokens on tokens of like frequency.
         Suppression needs n_sites >= 20. It shows the effect in these contexts, not by which path. Next: direct_effect.
         """
         fields: dict[str, Any] = {
@@ -139,6 +145,14 @@ class OutputExperiments:
         self,
         context: Context,
         key: Key,
+        label: Annotated[
+            str,
+            Field(
+                min_length=1,
+                max_length=MAX_TEXT,
+                description="input view that the texts were written from, word for word as it will be set",
+            ),
+        ],
         positives: Annotated[
             list[Text],
             Field(
@@ -159,15 +173,21 @@ class OutputExperiments:
     ) -> str:
         """Test a label on texts written from it: does the component fire where the label says, and only there?
 
-        Two calls. First give positives and negatives, written from the label alone: the answer proposes near misses
-        (the positives with their trigger moved, replaced or in another context) and stores nothing. Then give the same
-        positives and negatives and, verbatim, those near misses of which the label says that they do NOT fire. A
-        supported label needs at least 10 positives, 10 negatives of which half are near misses, and a balanced accuracy
-        whose interval lies above 0.6. Texts that were probed or tested before, and copies of harvested rows, are
-        refused. Do not tune the label on these texts and test again on variants: write down what failed, then write
-        fresh ones.
+        Two calls. First give the label, and positives and negatives written from it alone: the answer proposes near
+        misses (the positives with their trigger moved, replaced or in another context) and stores nothing. Then give
+        the same and, verbatim, those near misses of which the label says that they do NOT fire. A supported label needs
+        at least 10 positives, 10 negatives of which half are near misses, and a balanced accuracy whose interval lies
+        above 0.6; the test counts for the wording in `label` and no other. Texts that were probed or tested before, and
+        copies of harvested rows, are refused. Do not tune the label on these texts and test again on variants: write
+        down what failed, then write fresh ones.
         """
-        fields = {"positives": positives, "negatives": negatives, "near_misses": near_misses, "seed": seed}
+        fields = {
+            "label": label,
+            "positives": positives,
+            "negatives": negatives,
+            "near_misses": near_misses,
+            "seed": seed,
+        }
         return await self._experimenter.run(context, "generate_and_test", key, fields, author, run, harvest)
 
     async def replay(

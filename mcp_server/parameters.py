@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from spd_tools.settings import AUTHOR_VARIABLE, author_from_environment
+
 MAX_NAME = 512
 MAX_TEXT = 20_000
 MAX_TOKEN = 256
@@ -25,7 +27,10 @@ Run = Annotated[
 HarvestId = Annotated[_Name, Field(max_length=MAX_NAME, description="harvest id; default: the newest finished one")]
 Limit = Annotated[int, Field(ge=1, le=100, description="longest list")]
 Offset = Annotated[int, Field(ge=0, le=1_000_000, description="entries to skip, to get the rest of a long list")]
-Author = Annotated[_Name, Field(max_length=MAX_NAME, description="who does this, for the record; default: mcp")]
+Author = Annotated[
+    _Name,
+    Field(max_length=MAX_NAME, description=f"who does this, for the record; default: ${AUTHOR_VARIABLE}, else mcp"),
+]
 Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
 OptionalText = Annotated[_Name, Field(max_length=MAX_TEXT)]
 Token = Annotated[str, Field(min_length=1, max_length=MAX_TOKEN)]
@@ -43,4 +48,9 @@ Base = Literal["random", "firing", "silent"]
 Response = Annotated[
     Literal["ranking", "gating", "firing"], Field(description="what is measured: activation, gate, or whether it fires")
 ]
-DEFAULT_AUTHOR = "mcp"
+_NOBODY = "mcp"
+
+
+def author_of(author: str) -> str:
+    """Who does it: who the caller says, else who the server's environment says."""
+    return author or author_from_environment() or _NOBODY

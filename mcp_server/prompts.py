@@ -18,12 +18,14 @@ Find out what component {key} {of_run}responds to and does, and store a label th
 3. hypothesis with action add: at least two that predict different outcomes, with confidences.
 4. The experiment that tells them apart: sweep (is a token the cause?), minimal_context (mode minimal, occlusion or
    position: which context?), interact (do two tokens need or block each other?). Update the hypotheses with its
-   evidence id. Repeat until one stands and the others are rejected.
+   evidence id. Repeat until one stands and the others are rejected. p-values are corrected for everything that was
+   tried on the component, so choose the experiment before you see numbers.
 5. Output side: ablate with mode remove; direct_effect for the tokens it writes. Never claim suppression from
    statistics over firings, nor on fewer than 20 sites.
 6. Draft the label: input view (when it fires; specific enough to predict new texts) and output view.
 7. generate_and_test: at least 10 positives and 10 negatives written from the label alone, texts not used before; the
-   first call proposes near misses, the second tests. Half of the negatives must be near misses.
+   first call proposes near misses, the second tests. Half of the negatives must be near misses. `label` is the input
+   view, word for word: a reworded label needs a new test on fresh texts.
 8. label with action set, wants=supported, the evidence ids, the confidence, and what was ruled out. If it stays a
    draft, do what the answer says is missing, or leave it a draft and say why.
 9. research_log with action write: what was decided and why, what is still open.

@@ -14,6 +14,7 @@ KEY = "h.0.mlp.down_proj:13"
 """Fires on tool words, extremely on the rare "needle"; in the first block, so that nothing but the token matters."""
 OTHER = "h.0.mlp.down_proj:0"
 TOOLS = ("saw", "drill", "knife", "ladder", "nail", "axe", "rope", "shovel", "hammer", "bucket", "brush", "needle")
+LABEL = "any tool word"
 POSITIVES = [
     "the green «saw» falls",
     "a white «drill» rests here",
@@ -37,18 +38,18 @@ NEGATIVES = [
     "the mouse takes a «bean»",
 ]
 PARAMETERS: dict[str, dict] = {
-    "ablate": {"tokens": ["falls"], "n_sites": 4, "n_controls": 5},
+    "ablate": {"tokens": ["falls"], "n_sites": 4, "n_controls": 19},
     "cofiring": {"other": OTHER},
     "direct_effect": {},
     "enrichment": {"limit": 3},
-    "generate_and_test": {"positives": POSITIVES[:2]},
-    "interact": {"first_tokens": ["saw"], "second_tokens": ["cat", "drill"], "n_contexts": 4, "n_controls": 2},
+    "generate_and_test": {"label": LABEL, "positives": POSITIVES[:2]},
+    "interact": {"first_tokens": ["saw"], "second_tokens": ["cat", "drill"], "n_contexts": 4, "n_controls": 19},
     "minimal_context": {"n_contexts": 3, "n_draws": 2, "max_length": 3},
     "occlusion": {"n_contexts": 6, "window": 3, "n_draws": 2},
     "position": {"n_contexts": 4, "n_positions": 3, "n_draws": 2},
     "probe": {"texts": ["the needle and the saw sings", "a cat sleeps"]},
-    "sweep": {"tokens": ["needle", "cat"], "n_contexts": 8, "n_controls": 2},
-    "triage": {"n_sites": 2, "n_controls": 3},
+    "sweep": {"tokens": ["needle", "cat"], "n_contexts": 8, "n_controls": 19},
+    "triage": {"n_sites": 2, "n_controls": 19},
 }
 """Experiment -> parameters of a quick one on KEY."""
 

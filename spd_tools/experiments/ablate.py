@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from spd_tools.errors import SpdToolsError
 from spd_tools.experiments.ablate_measure import (
+    LOGIT_FLOOR,
     Controls,
     Own,
     control_changes,
@@ -19,7 +20,9 @@ from spd_tools.experiments.ablate_measure import (
 from spd_tools.experiments.ablate_records import AblateRequest, AblateResult, TokenEffect
 from spd_tools.experiments.contrasts import said
 from spd_tools.experiments.intervention import KL_FLOOR, Changes, Intervention
-from spd_tools.experiments.population import central, positive_test, prediction, signed_test
+from spd_tools.experiments.like_components import around_zero, typical
+from spd_tools.experiments.matching import unlike_said
+from spd_tools.experiments.population import central, greater_test, signed_test
 from spd_tools.experiments.records import Estimate
 from spd_tools.experiments.statistics import bootstrap_mean, holm
 from spd_tools.experiments.subject import Subject
@@ -29,6 +32,7 @@ __all__ = ["MIN_FOR_SUPPRESSION", "AblateRequest", "AblateResult", "TokenEffect"
 
 MIN_FOR_SUPPRESSION = 20
 """Sites below which nothing is said to suppress."""
+_NAMED = 3  # tokens in a summary
 
 
 def ablate(subject: Subject, request: AblateRequest) -> AblateResult:
@@ -53,13 +57,13 @@ def ablate(subject: Subject, request: AblateRequest) -> AblateResult:
     contexts = places.contexts(subject.harvest)
     natural = measure_activation(subject, request.key, "ranking", places.position, lambda at: contexts[at]).response
     silent = silent_kl(subject, request, intervention)
-    kl, kl_control = mean(own.all.kl, "kl"), prediction(controls.kl, KL_FLOOR)
-    kl_p_value = positive_test(kl.value, controls.kl, KL_FLOOR)
+    kl, kl_control = mean(own.all.kl, "kl"), typical(controls.kl)
+    kl_p_value = greater_test(kl.value, controls.kl, KL_FLOOR)
     effect, control, p_value = kl, kl_control, kl_p_value
     if len(asked):
         effect = mean(own.all.logits.mean(1), "tokens")
         pool = np.mean([controls.on_like(at) for at in range(len(asked))], 0)
-        control, p_value = central(pool), signed_test(effect.value, pool)
+        control, p_value = around_zero(pool), signed_test(effect.value, pool)
     raises, lowers = _listed(subject, request, own, controls)
     result = AblateResult(
         **subject.identity(request),
@@ -69,6 +73,7 @@ def ablate(subject: Subject, request: AblateRequest) -> AblateResult:
         effect=effect,
         control=control,
         p_value=p_value,
+        matching=controls.ratio,
         summary="",
         request=request,
         controls=controls.keys,
@@ -80,8 +85,11 @@ def ablate(subject: Subject, request: AblateRequest) -> AblateResult:
         later_kl=None if own.all.later_kl is None else mean(own.all.later_kl, "later"),
         silent_kl=None if silent is None else mean(silent, "silent"),
         tokens=_asked_lines(subject, request, asked, own, controls),
+        token_matching=controls.like_ratio,
         raises=raises,
+        raises_alike=own.raised_alike,
         lowers=lowers,
+        lowers_alike=own.lowered_alike,
     )
     return result.model_copy(update={"summary": _summary(subject, result)})
 
@@ -134,7 +142,7 @@ def _asked_lines(
     pools = [controls.on_like(at) for at in range(len(asked))]
     p_values = holm([signed_test(float(mean), pool) for mean, pool in zip(means, pools, strict=True)])
     return [
-        _line(subject, request, int(token), own.all, at, controls, central(pools[at]), p_values[at])
+        _line(subject, request, int(token), own.all, at, controls, around_zero(pools[at]), p_values[at])
         for at, token in enumerate(asked)
     ]
 
@@ -169,9 +177,10 @@ def _summary(subject: Subject, result: AblateResult) -> str:
         "clamp": f"{request.key} set to {request.value}",
     }[request.mode]
     reach = "" if request.where == "everywhere" else " at the site only"
+    fewer = ", all that can be compared" if len(result.controls) < request.n_controls else ""
     parts = [
-        f"{done}{reach}, {result.n} {_where(request)}: KL {said(result.kl)} nats (a component of like density "
-        f"{said(result.kl_control)})",
+        f"{done}{reach}, {result.n} {_where(request)}: KL {said(result.kl)} nats ({len(result.controls)} components of "
+        f"like density{fewer}, {said(result.kl_control)}; p = {result.kl_p_value:.2g})",
         *([_asked_said(result)] if request.tokens else _listed_said(subject, result)),
     ]
     if result.n < MIN_FOR_SUPPRESSION:
@@ -180,25 +189,55 @@ def _summary(subject: Subject, result: AblateResult) -> str:
         parts.append(
             f"its activation is negative at {result.n_negative} of the sites, so effects may cancel: ask for one sign"
         )
-    return "; ".join(parts) + "."
+    parts += [unlike_said(result.matching, "density"), unlike_said(result.token_matching, "frequency")]
+    return f"{'; '.join(part for part in parts if part)}. {_ranked_said(result)}."
+
+
+def _ranked_said(result: AblateResult) -> str:
+    """What each kind of p-value is against."""
+    if not result.tokens:
+        return "p is the rank of its KL among theirs (one-sided)"
+    on = "that token" if len(result.tokens) == 1 else "those tokens"
+    return (
+        f"The first p is the rank of its KL among theirs (one-sided), the second that of its logits on {on} among "
+        "theirs on tokens of like frequency (two-sided)"
+    )
 
 
 def _listed_said(subject: Subject, result: AblateResult) -> list[str]:
+    if result.raises is None or result.lowers is None:
+        return []
+    raises, lowers = _sure(result.raises, 1), _sure(result.lowers, -1)
+    parts = [_named(subject, "raises", raises, result.raises[-1:], result.raises_alike)] if raises else []
     # Few sites are not enough to speak of lowered tokens.
-    lowers = result.lowers if result.n >= MIN_FOR_SUPPRESSION else None
-    lists: list[tuple[str, Sequence[TokenEffect] | None]] = [("raises", result.raises), ("lowers", lowers)]
-    return [
-        f"it most {verb} {', '.join(subject.shown(line.token_id) for line in lines[:3])}"
-        for verb, lines in lists
-        if lines
-    ]
+    if lowers and result.n >= MIN_FOR_SUPPRESSION:
+        parts.append(_named(subject, "lowers", lowers, result.lowers[-1:], result.lowers_alike))
+    return parts if raises or lowers else ["no single token moves for certain"]
+
+
+def _sure(lines: Sequence[TokenEffect], sign: int) -> list[TokenEffect]:
+    """Those whose interval, in the half of the sites where they were not chosen, does not reach 0."""
+    bounds = [line.effect.low if sign > 0 else line.effect.high for line in lines]
+    return [line for line, bound in zip(lines, bounds, strict=True) if bound is not None and sign * bound > 0]
+
+
+def _named(subject: Subject, verb: str, lines: list[TokenEffect], last: list[TokenEffect], alike: int) -> str:
+    """The first three, and how many do not differ from the third but in the order of their ids."""
+    least = lines[:_NAMED][-1]
+
+    def as_much(line: TokenEffect) -> bool:
+        return abs(line.effect.value - least.effect.value) <= LOGIT_FLOOR
+
+    more = sum(as_much(line) for line in lines[_NAMED:]) + alike * all(as_much(line) for line in last)
+    equals = f" and {more} more as much" if more else ""
+    return f"it most {verb} {', '.join(subject.shown(line.token_id) for line in lines[:_NAMED])}{equals}"
 
 
 def _asked_said(result: AblateResult) -> str:
     effect, n = result.effect, len(result.tokens)
     assert effect is not None
     what = "the token asked for" if n == 1 else f"the {n} tokens asked for, on average"
-    numbers = f"{said(effect)} logits, like components on like tokens {said(result.control)}"
+    numbers = f"{said(effect)} logits, those components on like tokens {said(result.control)}; p = {result.p_value:.2g}"
     if not result.excludes_control:
         return f"it does not stand out on {what} ({numbers})"
     if effect.value < 0 and result.n < MIN_FOR_SUPPRESSION:

@@ -10,12 +10,15 @@ from numpy.typing import NDArray
 from spd_tools.errors import SpdToolsError
 from spd_tools.experiments.ablate_records import AblateRequest, Sign
 from spd_tools.experiments.intervention import Changes, Intervention, measure, measure_each
-from spd_tools.experiments.matching import matched_components, matched_tokens
+from spd_tools.experiments.like_components import like_components
+from spd_tools.experiments.matching import matched_tokens
+from spd_tools.experiments.records import Ratio
 from spd_tools.experiments.sites import Sites, sites
 from spd_tools.experiments.subject import Subject
 from spd_tools.keys import ComponentKey
 
-_LOGIT_FLOOR = 1e-4  # smaller changes are rounding, and are not listed
+LOGIT_FLOOR = 1e-4
+"""Smaller changes of a logit are rounding: they are not listed, and do not tell two tokens apart."""
 _LIKE_TOKENS = 16  # tokens of like frequency beside each token asked for
 _MIN_TO_HALVE = 4  # sites; each half then has an interval
 
@@ -31,6 +34,9 @@ class Own:
     raised: NDArray[np.int64]
     """Tokens that it raised in the first half of the sites, most raised first."""
     lowered: NDArray[np.int64]
+    raised_alike: int
+    """Tokens beyond those that it raised as much there as the last of them."""
+    lowered_alike: int
 
 
 @dataclass(frozen=True)
@@ -40,10 +46,14 @@ class Controls:
     keys: list[ComponentKey]
     kl: NDArray[np.float64]
     """[components] mean over the sites of each."""
+    ratio: Ratio
+    """Of their densities."""
     logits: dict[int, NDArray[np.float64]]
     """Token -> [components], likewise."""
     like: NDArray[np.int64]
     """[tokens asked for, things] tokens of like frequency."""
+    like_ratio: Ratio | None
+    """Of their frequencies; None where no tokens were asked for."""
 
     def on_like(self, place: int) -> NDArray[np.float64]:
         """[components, things] on the tokens that are like the one asked for in that place."""
@@ -91,19 +101,27 @@ def own_changes(
     n, none = len(places), np.empty(0, np.int64)
     if n < _MIN_TO_HALVE:
         found = measure(subject, request.key, places, intervention, asked, later=later)
-        return Own(found, None, none, none)
+        return Own(found, None, none, none, 0, 0)
     mixed = subject.rng(request, "halves").permutation(n)
     one, other = (
         Sites(places.row[half], places.position[half]) for half in (np.sort(mixed[: n // 2]), np.sort(mixed[n // 2 :]))
     )
     first = measure(subject, request.key, one, intervention, asked, later=later)
-    order = np.argsort(-first.mean_logits, kind="stable")
-    raised, lowered = order[: request.limit], order[::-1][: request.limit]
-    raised = raised[first.mean_logits[raised] > _LOGIT_FLOOR]
-    lowered = lowered[first.mean_logits[lowered] < -_LOGIT_FLOOR]
+    raised, raised_alike = _most(first.mean_logits, request.limit)
+    lowered, lowered_alike = _most(-first.mean_logits, request.limit)
     columns = np.concatenate([asked, raised, lowered])
     second = measure(subject, request.key, other, intervention, columns, later=later)
-    return Own(first.followed_by(second), second, raised, lowered)
+    return Own(first.followed_by(second), second, raised, lowered, raised_alike, lowered_alike)
+
+
+def _most(logits: NDArray[np.float64], limit: int) -> tuple[NDArray[np.int64], int]:
+    """Tokens with the largest logits above rounding, largest first, and how many more are as large as the last."""
+    order = np.argsort(-logits, kind="stable")[:limit]
+    most = order[logits[order] > LOGIT_FLOOR]
+    if not len(most):
+        return most, 0
+    as_large = (logits > LOGIT_FLOOR) & (logits >= logits[most[-1]] - LOGIT_FLOOR)
+    return most, int(np.count_nonzero(as_large)) - len(most)
 
 
 def control_changes(
@@ -114,14 +132,16 @@ def control_changes(
     Raises:
         SpdToolsError: for fewer components or tokens than are to be compared with.
     """
-    like = _like(subject, request, asked)
+    like, like_ratio = _like(subject, request, asked)
     columns = np.unique(np.concatenate([asked, like.reshape(-1), own.raised, own.lowered]))
-    keys = control_keys(subject, request)
-    arms = [(key, _places_of_control(subject, request, key)) for key in keys]
+    rng = subject.rng(request, "controls")
+    matched = like_components(subject.harvest, request.key, request.n_controls, request.base, rng)
+    arms = [(key, _places_of_control(subject, request, key)) for key in matched.items]
     found = measure_each(subject, arms, intervention, columns)
     logits = np.stack([changes.logits.mean(0, dtype=np.float64) for changes in found], 1)
     kl = np.array([changes.kl.mean() for changes in found])
-    return Controls(keys, kl, dict(zip(columns.tolist(), logits, strict=True)), like)
+    by_token = dict(zip(columns.tolist(), logits, strict=True))
+    return Controls(matched.items, kl, matched.ratio, by_token, like, like_ratio)
 
 
 def _places_of_control(subject: Subject, request: AblateRequest, key: ComponentKey) -> Sites:
@@ -131,27 +151,22 @@ def _places_of_control(subject: Subject, request: AblateRequest, key: ComponentK
     return signed or sites(subject, key, request.base, request.n_sites, rng)
 
 
-def control_keys(subject: Subject, request: AblateRequest) -> list[ComponentKey]:
-    """Components of like density."""
-    harvest = subject.harvest
-    # A component that always fires has no silent positions to be compared at.
-    always = np.flatnonzero(harvest.firing_counts == harvest.n_tokens) if request.base == "silent" else ()
-    exclude = [harvest.keys.key(int(flat)) for flat in always]
-    return matched_components(harvest, request.key, request.n_controls, subject.rng(request, "controls"), exclude)
-
-
-def _like(subject: Subject, request: AblateRequest, asked: NDArray[np.int64]) -> NDArray[np.int64]:
-    """[tokens asked for, things] tokens of like frequency, none of them asked for."""
+def _like(subject: Subject, request: AblateRequest, asked: NDArray[np.int64]) -> tuple[NDArray[np.int64], Ratio | None]:
+    """[tokens asked for, things] tokens of like frequency, none of them asked for; and how like they are."""
     harvest = subject.harvest
     seen = np.asarray(harvest.vocabulary("input")) > 0
     seen[asked] = False
     k = max(1, min(_LIKE_TOKENS, int(seen.sum())))
-    like = np.empty((len(asked), k), np.int64)
+    like, ratios = np.empty((len(asked), k), np.int64), list[Ratio]()
     for at, token in enumerate(asked.tolist()):
         rng = subject.rng(request, f"like {token}")
         # They come in ascending order; mixed, one column of several tokens is a random set.
-        like[at] = rng.permutation(matched_tokens(harvest, token, k, rng, asked.tolist()))
-    return like
+        matched = matched_tokens(harvest, token, k, rng, asked.tolist())
+        like[at] = rng.permutation(matched.items)
+        ratios.append(matched.ratio)
+    if not ratios:
+        return like, None
+    return like, Ratio(low=min(one.low for one in ratios), high=max(one.high for one in ratios))
 
 
 def silent_kl(subject: Subject, request: AblateRequest, intervention: Intervention) -> NDArray[np.float64] | None:

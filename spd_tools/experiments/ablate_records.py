@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from spd_tools.experiments.intervention import Mode, Where
-from spd_tools.experiments.records import Estimate, Request, Result
+from spd_tools.experiments.records import Estimate, Ratio, Request, Result
 from spd_tools.experiments.subject import Base
 from spd_tools.store.records import KeyField, Record
 
@@ -40,7 +40,9 @@ class AblateRequest(Request):
         description="next tokens to test, texts of one token or ids; give those that should move the same way",
     )
     n_sites: int = Field(default=32, ge=2, le=256, description="positions of the harvest, for it and for each control")
-    n_controls: int = Field(default=39, ge=3, le=200, description="random components of like density")
+    n_controls: int = Field(
+        default=99, ge=1, le=999, description="random components of like density, as far as there are; at least 19"
+    )
     limit: int = Field(default=10, ge=1, le=100, description="longest list of raised and of lowered tokens")
 
 
@@ -72,15 +74,16 @@ class AblateResult(Result):
 
     ``effect``: with ``tokens``, the mean change over them; ``control`` is then what control components do to
     tokens of like frequency at their own sites, with the limits within which 95 % of that lies. Without ``tokens``, the
-    mean KL; ``control`` is the median of the control components' mean KLs with the interval in which one more component
-    would lie. Either way the interval is that of a single component, so a component that is like any other is found to
-    stand out in at most one try of twenty. Tokens that were read off this experiment's lists and then asked for on the
-    same sites are no fresh test.
+    mean KL; ``control`` is the median of the control components' mean KLs, with the limits within which 95 % of these
+    lie. Either way the interval is that of a single component and the p-value a rank among them, so a component that is
+    like any other is found to stand out in at most one try of twenty. ``matching`` is about the densities of the
+    control components. Tokens that were read off this experiment's lists and then asked for on the same sites are no
+    fresh test.
     """
 
     request: AblateRequest
     controls: list[KeyField]
-    """Components of like density."""
+    """Components of like density: as many as asked for, or all others that have such sites."""
     activation: Estimate
     """Mean ranking activation at the sites, unchanged."""
     n_negative: int
@@ -88,9 +91,10 @@ class AblateResult(Result):
     kl: Estimate
     """Mean over the sites."""
     kl_control: Estimate
-    """Median over the control components of their mean KL, with the 95 % prediction interval of one more."""
+    """Median over the control components of their mean KL, with the limits within which 95 % of these lie."""
     kl_p_value: float
-    """Two-sided: is the mean KL unlike that of the control components?"""
+    """Rank of the mean KL among those of the control components, one-sided: only more change than theirs means
+    anything."""
     later_kl: Estimate | None
     """Mean over the sites of the KL summed over all later positions of their rows; for "remove" only."""
     silent_kl: Estimate | None
@@ -98,7 +102,14 @@ class AblateResult(Result):
     that always fires."""
     tokens: list[TokenEffect]
     """The tokens asked for, in that order."""
+    token_matching: Ratio | None
+    """How like in frequency the tokens behind ``like_tokens`` are; None where no tokens were asked for."""
     raises: list[TokenEffect] | None
     """Most raised tokens: chosen in one half of the sites, measured in the other. None for fewer than 4 sites."""
+    raises_alike: int
+    """Tokens that are not listed although they were raised as much as the last one that is, in the half where these
+    were chosen: the list ends among equals."""
     lowers: list[TokenEffect] | None
     """Most lowered tokens, likewise."""
+    lowers_alike: int
+    """The same of these."""

@@ -64,6 +64,33 @@ def mean_of(values: NDArray[np.floating], rng: np.random.Generator) -> Estimate:
     return estimate
 
 
+def mean_beside(own: NDArray[np.floating], control: NDArray[np.floating], rng: np.random.Generator) -> Estimate:
+    """The mean of ``mean_and_difference``."""
+    return mean_and_difference(own, control, rng)[0]
+
+
+def mean_and_difference(
+    own: NDArray[np.floating], control: NDArray[np.floating], rng: np.random.Generator
+) -> tuple[Estimate, Estimate]:
+    """Mean, and mean difference from a control that was measured in the same contexts, with their intervals.
+
+    What contexts do to both says nothing about their difference. The interval of the mean is therefore that of the
+    difference, around the mean (as within-subject intervals are, Cousineau 2005), so that it can be held against the
+    control; it ends at the smallest and largest value that was seen.
+
+    Args:
+        own: [contexts]
+        control: [contexts] mean over the controls.
+        rng: draws contexts.
+    """
+    difference, mean = mean_of(np.asarray(own, np.float64) - control, rng), float(np.mean(own, dtype=np.float64))
+    if difference.low is None or difference.high is None:
+        return Estimate(value=mean, low=None, high=None, n=difference.n), difference
+    low = max(mean - (difference.value - difference.low), float(np.min(own)))
+    high = min(mean + (difference.high - difference.value), float(np.max(own)))
+    return Estimate(value=mean, low=min(low, mean), high=max(high, mean), n=difference.n), difference
+
+
 def said(estimate: Estimate | None) -> str:
     """An estimate for a summary: "1.5 [1.2, 1.8]"."""
     if estimate is None:

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from spd_tools.experiments.contrasts import said
-from spd_tools.experiments.population import central, positive_test
+from spd_tools.experiments.population import central, greater_test
 from spd_tools.experiments.records import Estimate, Request, Result
 from spd_tools.experiments.subject import Subject
 from spd_tools.store.records import Record
@@ -114,7 +114,7 @@ def direct_effect(subject: Subject, request: DirectEffectRequest) -> DirectEffec
         for at, token in enumerate(columns)
     ]
     raises, lowers = lines[: len(raised)], lines[len(raised) :]
-    p_value = positive_test(effect.value, largest, _LOGIT_FLOOR) if len(largest) else None
+    p_value = greater_test(effect.value, largest, _LOGIT_FLOOR) if len(largest) else None
     return DirectEffectResult(
         **_of(
             subject, request, len(logits), effect, control, p_value, _summary(subject, effect, control, raises, lowers)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from spd_tools.errors import SpdToolsError
 from spd_tools.experiments.contrasts import said
@@ -45,6 +45,13 @@ class GenerateAndTestRequest(Request):
     """Texts in which the label says that the component fires, and texts in which it says that it does not."""
 
     experiment: Literal["generate_and_test"] = "generate_and_test"
+    label: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=20_000,
+        description="input view that the texts were written from; only a label with these words can rest on the test",
+    )
+    """None only in requests from before there was this field; they keep their ids."""
     positives: list[str] = Field(
         min_length=1,
         max_length=128,
@@ -61,6 +68,17 @@ class GenerateAndTestRequest(Request):
         description="of the proposed candidates, verbatim, all of which the label says that they do not fire; "
         "empty: propose some",
     )
+
+    @field_validator("label")
+    @classmethod
+    def _says_something(cls, label: str | None) -> str | None:
+        if label is not None and not label.strip():
+            raise ValueError("it is blank")
+        return label
+
+    @model_serializer(mode="wrap")
+    def _as_it_was_asked(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in fields(self).items() if name != "label" or value is not None}
 
 
 class TestedText(Record):
@@ -116,6 +134,11 @@ class GenerateAndTestResult(Result):
     near_miss_specificity: Estimate | None
     """The same of near misses alone."""
     texts: list[TestedText]
+
+
+def only_proposes(result: Result) -> bool:
+    """Whether this is but a proposal of near misses: nothing was tested, and nothing is stored under its id."""
+    return isinstance(result, GenerateAndTestResult) and result.status != "tested"
 
 
 @dataclass(frozen=True)
@@ -305,7 +328,8 @@ def _tested(
     return GenerateAndTestResult(
         **subject.identity(request),
         kind="counterfactual",
-        population=f"{len(texts)} texts written from the label, {len(misses)} of them near misses",
+        population=f"{len(texts)} texts written from the label{_quoted(request.label)}, {len(misses)} of them near "
+        "misses",
         n=len(texts),
         effect=effect,
         control=CHANCE,
@@ -342,6 +366,10 @@ def fisher_exact(fired_a: int, n_a: int, fired_b: int, n_b: int) -> float:
     possible = [ways(first) for first in range(max(0, fired - n_b), min(n_a, fired) + 1)]
     observed = ways(fired_a)
     return sum(count for count in possible if count <= observed) / sum(possible)
+
+
+def _quoted(label: str | None) -> str:
+    return "" if label is None else f" {_short(label, 200)}"
 
 
 def _short(text: str, limit: int = 60) -> str:

@@ -6,23 +6,24 @@ from dataclasses import dataclass
 from typing import Literal, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from spd_tools.errors import SpdToolsError
-from spd_tools.experiments.contrasts import mean_of, said
-from spd_tools.experiments.matching import ControlTokens
+from spd_tools.experiments.contrasts import mean_beside, said
+from spd_tools.experiments.interact_runs import Grid, Place, run_grid
+from spd_tools.experiments.matching import ControlTokens, unlike_said
+from spd_tools.experiments.population import Groups, grouped_control, grouped_test
 from spd_tools.experiments.records import Estimate, Request, Response, Result
 from spd_tools.experiments.sites import Sites, sites
-from spd_tools.experiments.statistics import exchange_test, holm
+from spd_tools.experiments.statistics import holm
 from spd_tools.experiments.subject import Base, Subject
-from spd_tools.experiments.substitution import measure
 from spd_tools.store.records import Record
 
 MAX_TOKENS = 8
 MIDDLE = (0.25, 0.75)
 """Shares of the effective maximum between which a base counts as "mid": it can go up and down."""
-_AS_IS = -1  # in the place of a token: leave what stands there
+_LEVEL = 0.05
+_PLACES = ("first", "second")
 
 
 class InteractRequest(Request):
@@ -42,8 +43,14 @@ class InteractRequest(Request):
         description="contexts: any harvested position (random), where it fires (firing), where it does not (silent), "
         "or where it fires with 25 to 75 % of its effective maximum (mid: room to go up and down)",
     )
-    n_contexts: int = Field(default=24, ge=2, le=256, description="contexts")
-    n_controls: int = Field(default=4, ge=1, le=16, description="grids of control tokens of like frequency per context")
+    n_contexts: int = Field(default=16, ge=2, le=256, description="contexts")
+    n_controls: int = Field(
+        default=39,
+        ge=1,
+        le=499,
+        description="tokens of like frequency in the place of each token, all in the same contexts; at least 19, and "
+        "20 per pair for each pair to be tested by itself",
+    )
     response: Response = Field(
         default="ranking", description="what is measured; gating activations saturate, which looks like an interaction"
     )
@@ -76,18 +83,35 @@ class PairInteraction(Record):
     both: float
     """Mean f(B+i+j)."""
     interaction: Estimate
-    """Mean of I = f(B+i+j) - f(B+i) - f(B+j) + f(B), bootstrapped over contexts."""
+    """Mean of I = f(B+i+j) - f(B+i) - f(B+j) + f(B) over contexts; the interval leaves out what contexts do to the
+    controls too."""
     control: Estimate
-    """The same of token pairs of like frequency in the same contexts."""
+    """The same with tokens of like frequency in one of the two places (where the pair stands out less): mean over them,
+    and the limits within which 95 % of them lie."""
+    p_other_first: float
+    """Rank of I among those of j with other tokens in the first place, two-sided; not corrected."""
+    p_other_second: float
+    """Rank of I among those of i with other tokens in the second place, two-sided; not corrected."""
     p_value: float
-    """Exchange test against the controls, corrected (Holm) for the number of pairs."""
+    """The larger of the two, corrected (Holm) for the number of pairs."""
 
 
 class InteractResult(Result):
     """Interactions of all pairs; ``effect`` is their mean. Above zero: together they do more than alone (conjunction);
-    below: one takes away what the other brings (gate)."""
+    below: one takes away what the other brings (gate).
+
+    The unit is the token. j must change what i does unlike other tokens of like frequency in j's place do, and i must
+    change what j does unlike others in its own place: both are tested, over the tokens of a place as a set and over as
+    many as ``n_controls`` others in the same contexts, and the larger p-value counts (intersection-union test, Berger
+    1982). ``control`` belongs to the place where they stand out less: limits within which 95 % of the means of as many
+    other tokens lie.
+    """
 
     request: InteractRequest
+    p_other_first: float
+    """Are the first tokens as a set like other tokens in their place?"""
+    p_other_second: float
+    """The same of the second tokens."""
     heatmap: list[list[float]]
     """[i][j] mean I."""
     pairs: list[PairInteraction]
@@ -95,74 +119,68 @@ class InteractResult(Result):
 
 
 @dataclass(frozen=True)
-class _Grid:
-    """Responses with every combination of first and second tokens in the same contexts."""
+class _Compared:
+    """Some first and second tokens, beside other tokens in one of their places."""
 
-    base: NDArray[np.float64]
-    """[n]"""
-    first: NDArray[np.float64]
-    """[F, n]"""
-    second: NDArray[np.float64]
-    """[S, n]"""
-    both: NDArray[np.float64]
-    """[F, S, n]"""
-
-    @classmethod
-    def of(cls, base: NDArray[np.float64], measured: NDArray[np.float64], n_first: int, n_second: int) -> _Grid:
-        """measured: [F + S + F S, n], as ``_variants`` lists them."""
-        first, second, both = np.split(measured, [n_first, n_first + n_second])
-        return cls(base, first, second, both.reshape(n_first, n_second, -1))
+    effect: Estimate
+    control: Estimate
+    """Of the place where they stand out less."""
+    p_others: tuple[float, float]
+    """With other tokens in the first place, and in the second."""
+    place: int
+    """Which of the two it is."""
 
     @property
-    def interaction(self) -> NDArray[np.float64]:
-        """[F, S, n]"""
-        return self.both - self.first[:, None] - self.second[None] + self.base
+    def p_value(self) -> float:
+        return max(self.p_others)
 
 
 def interact(subject: Subject, request: InteractRequest) -> InteractResult:
     """I = f(B+i+j) - f(B+i) - f(B+j) + f(B) for all token pairs over contexts of the harvest.
 
-    Each context also gets ``n_controls`` grids of other tokens, each of the frequency of the one it stands for: the
-    effect is compared with theirs by an exchange test over contexts.
+    Every token is also run with tokens like those of the other place, in the same contexts.
 
     Raises:
-        SpdToolsError: for an unknown component, a text that is not one token, a token given twice, or a base of which
-            the harvest has none.
+        SpdToolsError: for an unknown component, a text that is not one token, a token given twice, a base of which
+            the harvest has none, and where it has too few tokens for controls.
     """
-    first = _tokens(subject, request.first_tokens)
-    second = _tokens(subject, request.second_tokens)
+    subject.harvest.keys.flat(request.key)
+    first, second = _tokens(subject, request.first_tokens), _tokens(subject, request.second_tokens)
+    like = ControlTokens.like(
+        subject.harvest, [*first, *second], request.n_controls, subject.rng(request, "control tokens")
+    )
+    places = (
+        Place.of(request.first_offset, np.array(first), like, like.group[: len(first)]),
+        Place.of(request.second_offset, np.array(second), like, like.group[len(first) :]),
+    )
     found = _bases(subject, request)
-    n = len(found)
-    tokens = [(np.repeat(first[:, None], n, 1), np.repeat(second[:, None], n, 1))]
-    tokens += _control_tokens(subject, request, first, second, n)
-    base, *measured = _measured(subject, request, found, [_variants(*pair) for pair in tokens])
-    grid, *others = [_Grid.of(base[0], part, len(first), len(second)) for part in measured]
-    controls = np.stack([other.interaction for other in others])
-    main, other = grid.interaction.mean((0, 1)), controls.mean((1, 2))
-    effect = mean_of(main, subject.rng(request, "effect"))
-    control = mean_of(other.mean(0), subject.rng(request, "control"))
-    p_value = exchange_test(main, other.T, subject.rng(request, "exchange"))
-    return InteractResult(
+    grid = run_grid(subject, request.key, request.response, found, *places)
+    together = _compare(grid, places, slice(None), slice(None), subject.rng(request, "together"))
+    result = InteractResult(
         **subject.identity(request),
         kind="counterfactual",
-        population=f"{n} contexts of the harvest ({request.base}), {len(first)} x {len(second)} token pairs",
-        n=n,
-        effect=effect,
-        control=control,
-        p_value=p_value,
-        summary=_summary(request, effect, control, p_value),
+        population=f"{len(found)} contexts of the harvest ({request.base}), {len(first)} x {len(second)} token pairs",
+        n=len(found),
+        effect=together.effect,
+        control=together.control,
+        p_value=together.p_value,
+        matching=like.ratio,
+        summary="",
         request=request,
+        p_other_first=together.p_others[0],
+        p_other_second=together.p_others[1],
         heatmap=grid.interaction.mean(2).tolist(),
-        pairs=_pairs(subject, request, (first, second), grid, controls),
+        pairs=_pairs(subject, request, places, grid),
     )
+    return result.model_copy(update={"summary": _summary(result, together.place)})
 
 
-def _tokens(subject: Subject, texts: list[int | str]) -> NDArray[np.int64]:
+def _tokens(subject: Subject, texts: list[int | str]) -> list[int]:
     tokens = [subject.token_of(text) for text in texts]
     for at, token in enumerate(tokens):
         if token in tokens[:at]:
             raise SpdToolsError(f"The token {texts[at]!r} is given twice; give it once.")
-    return np.array(tokens, np.int64)
+    return tokens
 
 
 def _bases(subject: Subject, request: InteractRequest) -> Sites:
@@ -186,83 +204,95 @@ def _bases(subject: Subject, request: InteractRequest) -> Sites:
     )
 
 
-def _control_tokens(
-    subject: Subject, request: InteractRequest, first: NDArray[np.int64], second: NDArray[np.int64], n: int
-) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Per control grid ([F, n], [S, n]): every context has its own combination of the controls of each token."""
-    rng = subject.rng(request, "controls")
-    like = ControlTokens.like(subject.harvest, [*first.tolist(), *second.tolist()], request.n_controls, rng)
-    drawn = np.stack([rng.permuted(np.tile(like.pools[group], (n, 1)), axis=1)[:, : like.k] for group in like.group])
-    return [(drawn[: len(first), :, number], drawn[len(first) :, :, number]) for number in range(like.k)]
+def _compare(
+    grid: Grid, places: tuple[Place, Place], first: slice, second: slice, rng: np.random.Generator
+) -> _Compared:
+    """Some first and some second tokens as sets, with other tokens in either place."""
+    own = grid.interaction[first, second]
+    means = own.mean(2)
+    sides = (
+        (means.mean(1), places[0].group[first], grid.other_first[:, :, second].mean(2)),
+        (means.mean(0), places[1].group[second], grid.other_second[first].mean(0)),
+    )
+    groups: list[Groups] = [
+        [(values[group == number], others[number].mean(1)) for number in np.unique(group)]
+        for values, group, others in sides
+    ]
+    p_others = (grouped_test(groups[0], rng), grouped_test(groups[1], rng))
+    controls = [grouped_control(side, rng) for side in groups]
+    place = max((0, 1), key=lambda at: (p_others[at], -_apart(float(means.mean()), controls[at])))
+    _, group, others = sides[place]
+    there = others[group].mean((0, 1))
+    return _Compared(mean_beside(own.mean((0, 1)), there, rng), controls[place], p_others, place)
 
 
-def _variants(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
-    """[2, F + S + F S, n]: what is put in the first and in the second place, alone and together."""
-    n_first, n_second = len(first), len(second)
-    firsts = np.concatenate([first, np.full_like(second, _AS_IS), np.repeat(first, n_second, 0)])
-    seconds = np.concatenate([np.full_like(first, _AS_IS), second, np.tile(second, (n_first, 1))])
-    return np.stack([firsts, seconds])
-
-
-def _measured(
-    subject: Subject, request: InteractRequest, found: Sites, variants: list[NDArray[np.int64]]
-) -> list[NDArray[np.float64]]:
-    """Responses [variants, n] of the contexts as they are (one variant), then of each of the given ones."""
-    n, contexts = len(found), found.contexts(subject.harvest)
-    put_in = np.concatenate([np.full((2, 1, n), _AS_IS), *variants], 1)
-    tokens = put_in.reshape(2, -1)
-    which = np.tile(np.arange(n), put_in.shape[1])
-    position = found.position[which]
-
-    def rows(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        made = contexts[which[numbers]]
-        for offset, put in zip((request.first_offset, request.second_offset), tokens[:, numbers], strict=True):
-            changed = np.flatnonzero(put != _AS_IS)
-            made[changed, position[numbers[changed]] + offset] = put[changed]
-        return made
-
-    responses = measure(subject, request.key, request.response, position, rows).response.reshape(-1, n)
-    ends = np.cumsum([1, *(part.shape[1] for part in variants)])
-    return np.split(responses.astype(np.float64), ends[:-1])
+def _apart(value: float, control: Estimate) -> float:
+    """How far a value lies outside an interval; below zero inside it."""
+    assert control.low is not None  # of at least LEAST_CONTROLS
+    assert control.high is not None
+    return max(control.low - value, value - control.high)
 
 
 def _pairs(
-    subject: Subject,
-    request: InteractRequest,
-    tokens: tuple[NDArray[np.int64], NDArray[np.int64]],
-    grid: _Grid,
-    controls: NDArray[np.float64],
+    subject: Subject, request: InteractRequest, places: tuple[Place, Place], grid: Grid
 ) -> list[PairInteraction]:
-    """controls: [n_controls, F, S, n]"""
-    refs = [[TokenRef(token_id=t, text=subject.harvest.token_text(t)) for t in side.tolist()] for side in tokens]
-    places = [(i, j) for i in range(len(refs[0])) for j in range(len(refs[1]))]
+    refs = [
+        [TokenRef(token_id=token, text=subject.harvest.token_text(token)) for token in place.tokens.tolist()]
+        for place in places
+    ]
+    pairs = [(i, j) for i in range(len(refs[0])) for j in range(len(refs[1]))]
     rng = subject.rng(request, "pairs")
-    interaction = grid.interaction
-    p_values = holm([exchange_test(interaction[i, j], controls[:, i, j].T, rng) for i, j in places])
-    pairs = []
-    for (i, j), p_value in zip(places, p_values, strict=True):
-        pairs.append(
-            PairInteraction(
-                first=refs[0][i],
-                second=refs[1][j],
-                neither=float(grid.base.mean()),
-                first_only=float(grid.first[i].mean()),
-                second_only=float(grid.second[j].mean()),
-                both=float(grid.both[i, j].mean()),
-                interaction=mean_of(interaction[i, j], rng),
-                control=mean_of(controls[:, i, j].mean(0), rng),
-                p_value=p_value,
-            )
+    compared = [_compare(grid, places, slice(i, i + 1), slice(j, j + 1), rng) for i, j in pairs]
+    p_values = holm([one.p_value for one in compared])
+    return [
+        PairInteraction(
+            first=refs[0][i],
+            second=refs[1][j],
+            neither=float(grid.neither.mean()),
+            first_only=float(grid.first[i].mean()),
+            second_only=float(grid.second[j].mean()),
+            both=float(grid.both[i, j].mean()),
+            interaction=one.effect,
+            control=one.control,
+            p_other_first=one.p_others[0],
+            p_other_second=one.p_others[1],
+            p_value=p_value,
         )
-    return pairs
+        for (i, j), one, p_value in zip(pairs, compared, p_values, strict=True)
+    ]
 
 
-def _summary(request: InteractRequest, effect: Estimate, control: Estimate, p_value: float) -> str:
-    if p_value > 0.05:
-        found = "no more than tokens of like frequency do"
+# --- in words ---------------------------------------------------------------------------------------------------------
+
+
+def _summary(result: InteractResult, place: int) -> str:
+    request, effect, control, p_value = result.request, result.effect, result.control, result.p_value
+    assert effect is not None
+    assert control is not None
+    assert p_value is not None
+    if p_value > _LEVEL:
+        found = "no more than such tokens do"
     else:
         found = "together they bring more than alone" if effect.value > control.value else "one takes from the other"
-    return (
-        f"Mean interaction {said(effect)} in the {request.response} response of {request.key}, controls "
-        f"{said(control)} (p = {p_value:.2g}): {found}. Other tokens, distances and contexts were not tried."
-    )
+    sentences = [
+        f"Mean interaction {said(effect)} in the {request.response} response of {request.key}, against {said(control)} "
+        f"with other tokens of like frequency in the {_PLACES[place]} place, where it stands out less (p = "
+        f"{result.p_other_first:.2g} with others in the first place, {result.p_other_second:.2g} in the second; both "
+        f"must differ): {found}",
+        *([] if len(result.pairs) == 1 else [_by_themselves(result, control.n)]),
+        unlike_said(result.matching, "frequency").capitalize(),
+        "Other tokens, distances and contexts were not tried",
+    ]
+    return ". ".join(sentence for sentence in sentences if sentence) + "."
+
+
+def _by_themselves(result: InteractResult, n_controls: int) -> str:
+    """How many of several pairs differ one by one."""
+    n = len(result.pairs)
+    if n > _LEVEL * (n_controls + 1) + 1e-9:
+        return (
+            f"None of {n} pairs can differ by itself among {n_controls} tokens: ask for one alone, or for "
+            f"{20 * n - 1} controls"
+        )
+    differ = sum(pair.p_value <= _LEVEL for pair in result.pairs)
+    return f"{differ} of {n} pairs {'differs by itself' if differ == 1 else 'differ by themselves'}"

@@ -147,7 +147,8 @@ def _measure_layer(
             torch.from_numpy(values).to(decomposition.device)
             for values in (rows[places.row[part], :stop].astype(np.int64), places.position[part], index[part])
         )
-        pair = logit_pair(decomposition, tokens, layer, changed_ones, position, intervention)
+        with subject.as_harvested():
+            pair = logit_pair(decomposition, tokens, layer, changed_ones, position, intervention)
         unchanged, changed = (run[torch.arange(len(part), device=run.device), position].double() for run in pair)
         kl[part] = kl_nats(unchanged, changed).cpu().numpy()
         difference = brought(unchanged, changed, intervention.mode)

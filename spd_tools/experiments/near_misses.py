@@ -179,7 +179,7 @@ class _Maker:
             near = self._neighbours(token, self._directions)
             new = int(near[int(self.rng.integers(len(near)))])
         else:
-            new = int(matched_tokens(self.subject.harvest, token, 1, self.rng)[0])
+            new = int(matched_tokens(self.subject.harvest, token, 1, self.rng).items[0])
         return source.marked([*source.tokens[:at], new, *source.tokens[at + 1 :]], source.start)
 
     def _neighbours(self, token: int, directions: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -22,7 +22,11 @@ _SHOWN = 5  # tokens listed per offset
 
 
 class OcclusionRequest(Request):
-    """Which context tokens matter, counted back from the measured position?"""
+    """Which context tokens matter, counted back from the measured position?
+
+    A component fires for some reason: at positions where it fired, replacing some token almost always lowers its
+    response. What is found there describes where the cause lies, whatever the label is; it is no test of a label.
+    """
 
     experiment: Literal["occlusion"] = "occlusion"
     at: Base = Field(
@@ -228,11 +232,12 @@ def _summary(request: OcclusionRequest, offsets: list[OccludedOffset], unchanged
     line = offsets[main.arm]
     found = f"Replacing the token at offset {' or '.join(matter)}" if matter else "Replacing no single token"
     most = f"{line.offset} stands out" if matter else f"The most at {line.offset}"
+    firings = " Where it fires some token always matters: this tests no label." if request.at == "firing" else ""
     return (
         f"{found} changes the mean {request.response} response of {said(unchanged)} beyond chance (offsets 0 to "
         f"{offsets[-1].offset} tried). {most}: replacing it changes the response by "
         f"{said(main.effect)}, replacing a token farther away by {said(main.control)} (p = {line.p_value:.2g}). What "
-        "two tokens can each do alone, replacing one of them does not show."
+        f"two tokens can each do alone, replacing one of them does not show.{firings}"
     )
 
 

@@ -9,11 +9,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from spd_tools.errors import SpdToolsError
-from spd_tools.experiments.contrasts import Arm, mean_of, said, stands_out
+from spd_tools.experiments.contrasts import mean_beside, mean_of, said
+from spd_tools.experiments.matching import unlike_said
+from spd_tools.experiments.population import profile_p_values, scaled_deviations, simultaneous_band
 from spd_tools.experiments.position_runs import Moved, cued, moved
 from spd_tools.experiments.records import Estimate, Request, Response, Result
 from spd_tools.experiments.sites import Sites, sites
-from spd_tools.experiments.statistics import bootstrap_mean, exchange_test, holm, profile_test
+from spd_tools.experiments.statistics import bootstrap_mean, profile_test
 from spd_tools.experiments.subject import Base, Subject
 from spd_tools.experiments.substitution import measure
 from spd_tools.store.records import Record
@@ -45,7 +47,13 @@ class PositionRequest(Request):
     max_distance: int = Field(default=6, ge=1, le=64, description="distance: the farthest tried, in tokens")
     n_contexts: int = Field(default=16, ge=2, le=256, description="positions of the harvest")
     n_draws: int = Field(default=4, ge=1, le=64, description="random fillings of what is replaced")
-    n_controls: int = Field(default=4, ge=1, le=16, description="distance: tokens of like frequency beside the cue")
+    n_controls: int = Field(
+        default=39,
+        ge=1,
+        le=499,
+        description="distance: tokens of like frequency that the cue is ranked among, all in the same contexts; at "
+        "least 19",
+    )
     response: Response = Field(default="ranking", description="what is measured")
 
 
@@ -58,10 +66,11 @@ class PositionPoint(Record):
     """Contexts."""
     response: Estimate
     control: Estimate | None
-    """With tokens of like frequency instead of the cue; None where positions are compared with each other."""
+    """With tokens of like frequency instead of the cue: mean over them, and the limits within which one more such token
+    stays at all distances at once (95 %); None where positions are compared with each other."""
     firing_rate: float
     p_value: float | None
-    """Exchange test of the cue against its controls, Holm-corrected over distances; None for positions."""
+    """Rank of the cue among its controls, corrected for all distances (``profile_p_values``); None for positions."""
 
 
 class PositionResult(Result):
@@ -69,8 +78,9 @@ class PositionResult(Result):
 
     Absolute: ``effect`` and ``control`` are the mean responses at the positions where it is strongest and weakest,
     which are chosen in one half of the contexts and measured in the other; ``p_value`` is that of a permutation test of
-    the whole profile. Distance: those with the cue and with tokens of like frequency at the distance that stands out,
-    chosen and measured likewise.
+    the whole profile. Distance: is the cue anywhere unlike other tokens of like frequency in the same contexts?
+    ``p_value`` is the rank of its profile among theirs; ``effect`` and ``control`` are those at the distance at which
+    it stands out, chosen and measured likewise.
     """
 
     request: PositionRequest
@@ -210,42 +220,68 @@ def _distance(subject: Subject, request: PositionRequest, cue: int | str) -> Pos
     )
     own = runs.cue.response.mean(2, dtype=np.float64)
     controls = runs.control.response.mean(3, dtype=np.float64)
-    beside = controls.mean(2)
-    distances = range(request.max_distance)
-    rng = subject.rng(request, "tests")
-    p_values = holm([exchange_test(own[:, at], controls[:, at], rng) for at in distances])
+    p_values = profile_p_values(own.mean(0), controls.mean(0).T).tolist()
+    bands = _bands(controls)
     rng = subject.rng(request, "intervals")
     points = [
         PositionPoint(
             at=1 + at,
             n=len(places),
-            response=mean_of(own[:, at], rng),
-            control=mean_of(beside[:, at], rng),
+            response=mean_beside(own[:, at], controls[:, at].mean(1), rng),
+            control=bands[at],
             firing_rate=float(runs.cue.fires[:, at].mean()),
             p_value=p_values[at],
         )
-        for at in distances
+        for at in range(request.max_distance)
     ]
-    numbers = np.arange(len(places))
-    main = stands_out([Arm(numbers, own[:, at], beside[:, at]) for at in distances], subject.rng(request, "main"))
-    matter = [str(point.at) for point in points if point.p_value is not None and point.p_value <= 0.05]
-    return PositionResult(
+    chosen = _farthest(own[::2], controls[::2])
+    effect = mean_beside(own[1::2, chosen], controls[1::2, chosen].mean(1), subject.rng(request, "main"))
+    control, p_value = _bands(controls[1::2])[chosen], min(p_values)
+    result = PositionResult(
         **subject.identity(request),
         kind="counterfactual",
         population=f"{len(places)} contexts with {subject.shown(token)} 1 to {request.max_distance} tokens before the "
         "measured one, random tokens of the corpus beside it",
         n=len(places),
-        effect=main.effect,
-        control=main.control,
-        p_value=p_values[main.arm],
-        summary=f"{subject.shown(token)} matters beyond chance at "
-        f"{'distance ' + ', '.join(matter) if matter else 'no distance'} of 1 to {request.max_distance}. "
-        f"{f'Distance {1 + main.arm} stands out' if matter else f'The most at {1 + main.arm}'}: mean "
-        f"{request.response} response {said(main.effect)}, against {said(main.control)} with tokens of like frequency "
-        f"(p = {p_values[main.arm]:.2g}). Farther distances were not tried.",
+        effect=effect,
+        control=control,
+        p_value=p_value,
+        matching=runs.ratio,
+        summary="",
         request=request,
-        chosen=1 + main.arm,
+        chosen=1 + chosen,
         opposite=None,
         unchanged=_unchanged(subject, request, places),
         points=points,
     )
+    return result.model_copy(update={"summary": _distance_summary(subject.shown(token), result)})
+
+
+def _farthest(own: NDArray[np.float64], controls: NDArray[np.float64]) -> int:
+    """Column in which a cue is farthest from its controls, in standard deviations: [contexts, columns (, controls)]."""
+    return int(scaled_deviations(own.mean(0), controls.mean(0).T).argmax())
+
+
+def _bands(controls: NDArray[np.float64]) -> list[Estimate]:
+    """Column -> the mean of the controls and what one more stays within; controls: [contexts, columns, controls]."""
+    means = controls.mean(0).T
+    low, high = simultaneous_band(means)
+    return [
+        Estimate(value=float(value), low=float(a), high=float(b), n=len(means))
+        for value, a, b in zip(means.mean(0), low, high, strict=True)
+    ]
+
+
+def _distance_summary(cue: str, result: PositionResult) -> str:
+    matter = [str(point.at) for point in result.points if point.p_value is not None and point.p_value <= 0.05]
+    assert result.control is not None
+    sentences = [
+        f"{cue} matters beyond chance at {'distance ' + ', '.join(matter) if matter else 'no distance'} of 1 to "
+        f"{len(result.points)}",
+        f"{f'Distance {result.chosen} stands out' if matter else f'The most at {result.chosen}'}: mean "
+        f"{result.request.response} response {said(result.effect)}, against {said(result.control)} with "
+        f"{result.control.n} tokens of like frequency (p = {result.p_value:.2g})",
+        unlike_said(result.matching, "frequency").capitalize(),
+        "Farther distances were not tried",
+    ]
+    return ". ".join(sentence for sentence in sentences if sentence) + "."

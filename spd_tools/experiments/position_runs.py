@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spd_tools.experiments.matching import ControlTokens
-from spd_tools.experiments.records import Response
+from spd_tools.experiments.records import Ratio, Response
 from spd_tools.experiments.sites import Sites
 from spd_tools.experiments.subject import Subject
 from spd_tools.experiments.substitution import CorpusTokens, Measured, lead_lengths, measure
@@ -87,6 +87,8 @@ class Cued:
     """[contexts, distances, draws]"""
     control: Measured
     """[contexts, distances, controls, draws]"""
+    ratio: Ratio
+    """Of the control tokens' frequencies to the cue's."""
 
 
 def cued(
@@ -103,7 +105,7 @@ def cued(
     """Put a cue 1, 2, ... tokens before places, among random tokens of the corpus, and its controls likewise.
 
     The ``max_distance`` tokens before the place are replaced, what stands before those is left. Fillings are the same
-    for all distances, cue and controls.
+    for all distances, cue and controls, and the controls are the same tokens in all contexts.
 
     Args:
         subject: whose model runs.
@@ -112,7 +114,7 @@ def cued(
         places: [contexts], each with max_distance tokens before it.
         cue: token id.
         max_distance: the farthest.
-        n_controls: tokens of like frequency per context.
+        n_controls: tokens of like frequency; fewer where the harvest has fewer.
         n_draws: fillings per context.
         rng: draws controls and fillings.
 
@@ -120,10 +122,10 @@ def cued(
         SpdToolsError: when the harvest has too few tokens for controls.
     """
     contexts, n = places.contexts(subject.harvest), len(places)
-    controls = ControlTokens.like(subject.harvest, [cue], n_controls, rng).draw(n)
+    like = ControlTokens.like(subject.harvest, [cue], n_controls, rng)
     filling = CorpusTokens(subject.harvest).draw((n, n_draws, max_distance), rng)
-    put_in = np.concatenate([np.full((n, 1), cue), controls], 1)
-    shape = (n, max_distance, put_in.shape[1], n_draws)
+    put_in = np.concatenate([[cue], like.tokens[0]])
+    shape = (n, max_distance, len(put_in), n_draws)
     context, back, token, draw = (numbers.reshape(-1) for numbers in np.indices(shape))
 
     def rows(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -131,8 +133,8 @@ def cued(
         made, place = contexts[which], places.position[which]
         for distance in range(1, max_distance + 1):
             made[one, place - distance] = filling[which, draw[numbers], distance - 1]
-        made[one, place - 1 - back[numbers]] = put_in[which, token[numbers]]
+        made[one, place - 1 - back[numbers]] = put_in[token[numbers]]
         return made
 
     found = measure(subject, key, response, places.position[context], rows).reshape(*shape)
-    return Cued(found[:, :, 0], found[:, :, 1:])
+    return Cued(found[:, :, 0], found[:, :, 1:], like.ratio)

@@ -14,6 +14,8 @@ Response = Literal["ranking", "gating", "firing"]
 """What is measured of a component at a position: its ranking activation, its gating activation, or 1 where it fires."""
 CONFIDENCE = 0.95
 """Of every interval."""
+LEAST_CONTROLS = 19
+"""A rank among fewer controls is no p-value of 0.05 or less."""
 
 
 class Request(Record):
@@ -34,6 +36,17 @@ class Estimate(Record):
     high: float | None
     n: int
     """Observations."""
+
+
+class Ratio(Record):
+    """How like the controls are to what they stand beside: the range of their counts over its count.
+
+    The count is that of a token in the harvested rows, or of the firings of a component. 1 is equal; controls within
+    0.5 and 2 are drawn at random, farther ones are taken only where those are too few.
+    """
+
+    low: float
+    high: float
 
 
 class SubjectInfo(Record):
@@ -74,7 +87,13 @@ class Result(Record):
     control: Estimate | None
     """The same for what should show no effect."""
     p_value: float | None
-    """Of the main number against its control, two-sided, corrected for all comparisons inside this experiment."""
+    """Of the main number against its control, corrected for all comparisons inside this experiment.
+
+    Two-sided, but where only more means anything (as of a KL).
+    """
+    matching: Ratio | None = None
+    """How like in frequency or density the controls are; None where none were matched, and in results from before that
+    was noted."""
     summary: str
     """One or two sentences: what was found, and what it does not show."""
     request: Any

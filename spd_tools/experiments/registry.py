@@ -48,7 +48,7 @@ class Experiment:
 
 
 class Replay(Record):
-    """A result computed again."""
+    """A result computed again; the new one has the id of the first."""
 
     id: str
     same_machine: bool
@@ -133,7 +133,8 @@ def replay(subject: Subject, first: Result) -> Replay:
             f"{first.subject.fingerprint[:8]}), not on {subject.info.harvest_id} (fingerprint "
             f"{subject.info.fingerprint[:8]}); name that harvest."
         )
-    again = run(subject, first.request)
+    # Its own id may differ: a result that stands beside one that cannot be read any more has an id of its own.
+    again = run(subject, first.request).model_copy(update={"id": first.id})
     same_machine = again.machine == first.machine
     exclude = {"machine"}
     pair = [result.model_dump(mode="json", exclude=exclude) for result in (first, again)]

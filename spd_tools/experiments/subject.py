@@ -95,13 +95,22 @@ class Subject:
             ranking_kind=self.harvest.ranking_kind,
         )
 
+    def as_harvested(self) -> torch.autocast:
+        """Within this the model computes at the precision it was harvested with (as ``harvest.live`` does).
+
+        For the model's own computation only: ranking activations that are read off inputs are computed in float32.
+        """
+        bf16 = self.harvest.manifest.config.precision == "bf16"
+        return torch.autocast(self.decomposition.device.type, torch.bfloat16, enabled=bf16)
+
     def identity(self, request: Request) -> dict[str, Any]:
         """``id``, ``subject`` and ``machine`` of the result that answers a request."""
         question = json.dumps(
             [request.model_dump(mode="json"), self.info.model_dump(mode="json")], sort_keys=True, separators=(",", ":")
         )
         digest = hashlib.sha256(question.encode()).hexdigest()[:12]
-        machine = Machine(device=_described(self._device), torch=torch.__version__, spd_tools=version("spd-tools"))
+        device = _described(self._device, self.harvest.manifest.config.precision)
+        machine = Machine(device=device, torch=torch.__version__, spd_tools=version("spd-tools"))
         return {"id": f"{request.experiment}-{digest}", "subject": self.info, "machine": machine}
 
     def rng(self, request: Request, purpose: str) -> np.random.Generator:
@@ -209,8 +218,11 @@ class Subject:
         gating: NDArray[np.float32],
     ) -> None:
         waiting = set(layers)
-        _, all_parts = self.decomposition.parts(tokens.to(self.decomposition.device))
-        for parts in all_parts:
+        with self.as_harvested():
+            _, all_parts = self.decomposition.parts(tokens.to(self.decomposition.device))
+        while waiting:
+            with self.as_harvested():
+                parts = next(all_parts)
             for place, index in layers.get(parts.layer, ()):
                 gate = parts.gating[..., index].float().clamp(parts.low, parts.high)
                 gating[..., place] = gate.cpu().numpy()
@@ -221,8 +233,6 @@ class Subject:
                     rank = gate if parts.ranking is None else parts.ranking[..., index].float()
                     ranking[..., place] = rank.cpu().numpy()
             waiting.discard(parts.layer)
-            if not waiting:
-                break
 
     def batches(self, shape: tuple[int, ...]) -> list[slice]:
         """Parts of [rows, seq] of at most BATCH_TOKENS tokens (or one row)."""
@@ -234,11 +244,13 @@ class Subject:
         return [self.harvest.token_text(int(token)) for token in tokens]
 
 
-def _described(device: str) -> str:
+def _described(device: str, precision: str) -> str:
     """A device with whatever sums on it depend on."""
     if torch.device(device).type == "cuda":
-        return f"{device}, {torch.cuda.get_device_name(device)}"
-    return f"{device}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+        described = f"{device}, {torch.cuda.get_device_name(device)}"
+    else:
+        described = f"{device}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+    return described if precision == "f32" else f"{described}, {precision}"
 
 
 def by_length(rows: Sequence[Sequence[int]]) -> list[tuple[list[int], NDArray[np.int64]]]:

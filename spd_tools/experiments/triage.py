@@ -13,9 +13,10 @@ from pydantic import Field
 
 from spd_tools.experiments.contrasts import said
 from spd_tools.experiments.intervention import KL_FLOOR, Changes, Intervention, measure_each
-from spd_tools.experiments.matching import matched_components
-from spd_tools.experiments.population import positive_test, prediction
-from spd_tools.experiments.records import Estimate, Request, Result
+from spd_tools.experiments.like_components import like_components, typical
+from spd_tools.experiments.matching import unlike_said
+from spd_tools.experiments.population import greater_test
+from spd_tools.experiments.records import Estimate, Ratio, Request, Result
 from spd_tools.experiments.sites import sites
 from spd_tools.experiments.statistics import bootstrap_mean
 from spd_tools.experiments.subject import Base, Subject
@@ -32,7 +33,9 @@ class TriageRequest(Request):
 
     experiment: Literal["triage"] = "triage"
     n_sites: int = Field(default=8, ge=2, le=256, description="firings, of it and of each control")
-    n_controls: int = Field(default=39, ge=3, le=200, description="random components of like density")
+    n_controls: int = Field(
+        default=99, ge=1, le=999, description="random components of like density, as far as there are; at least 19"
+    )
 
 
 class NormRank(Record):
@@ -49,8 +52,8 @@ class TriageResult(Result):
     """First numbers of a component, and what they come to.
 
     ``effect`` is the mean KL(unchanged || removed) in nats at a few firings, ``control`` the median of that over
-    components of like density with the interval in which one more of them would lie. A component that never fires has
-    neither: ``random_kl`` says what removing it does at random positions.
+    components of like density with the limits within which 95 % of them lie; the p-value is one-sided. A component that
+    never fires has none of these: ``random_kl`` says what removing it does at random positions.
 
     Verdicts: "dead" - it fires at no harvested position; "no measurable effect" - removing it changes nothing at the
     sites beyond rounding; "weak" - both its KL and the logit that it changes most lie below the intervals of its
@@ -76,7 +79,7 @@ class TriageResult(Result):
     largest_logit: float | None
     """Largest absolute mean change of a next-token logit (less the vocabulary's median) at those firings."""
     largest_logit_control: Estimate | None
-    """Median of that over the controls, with the interval in which one more would lie."""
+    """Median of that over the controls, with the limits within which 95 % of them lie."""
     random_kl: Estimate
     """Mean KL at as many random positions."""
 
@@ -90,6 +93,9 @@ class _Compared:
     logit: float
     logit_control: Estimate
     p_value: float
+    ratio: Ratio
+    fewer: bool
+    """There were fewer controls than asked for."""
 
 
 def triage(subject: Subject, request: TriageRequest) -> TriageResult:
@@ -111,6 +117,7 @@ def triage(subject: Subject, request: TriageRequest) -> TriageResult:
         effect=found.kl if found else None,
         control=found.kl_control if found else None,
         p_value=found.p_value if found else None,
+        matching=found.ratio if found else None,
         summary=f"{request.key}: {verdict}. {' '.join(reasons)}",
         request=request,
         verdict=verdict,
@@ -144,17 +151,20 @@ def _norms(subject: Subject, key: ComponentKey) -> tuple[NormRank, NormRank, Nor
 
 
 def _compared(subject: Subject, request: TriageRequest) -> _Compared:
-    controls = matched_components(subject.harvest, request.key, request.n_controls, subject.rng(request, "controls"))
-    own, *others = _removed(subject, request, [request.key, *controls], "firing")
+    rng = subject.rng(request, "controls")
+    controls = like_components(subject.harvest, request.key, request.n_controls, "firing", rng)
+    own, *others = _removed(subject, request, [request.key, *controls.items], "firing")
     kl = np.array([other.kl.mean() for other in others])
     logit = np.array([np.abs(other.mean_logits).max() for other in others])
     mean = _mean(subject, request, own.kl, "firing")
     return _Compared(
         kl=mean,
-        kl_control=prediction(kl, KL_FLOOR),
+        kl_control=typical(kl),
         logit=float(np.abs(own.mean_logits).max()),
-        logit_control=prediction(logit, _LOGIT_FLOOR),
-        p_value=positive_test(mean.value, kl, KL_FLOOR),
+        logit_control=typical(logit),
+        p_value=greater_test(mean.value, kl, KL_FLOOR),
+        ratio=controls.ratio,
+        fewer=len(kl) < request.n_controls,
     )
 
 
@@ -181,9 +191,13 @@ def _verdict(n_firings: int, n_tokens: int, found: _Compared | None, random_kl: 
         return "dead", [never, f"{removed} the next token by KL {said(random_kl)} nats, without firing."]
     reasons = [
         f"It fires at {n_firings:,} of {n_tokens:,} positions.",
-        f"Removed at {found.kl.n} firings: KL {said(found.kl)} nats (a component of like density "
-        f"{said(found.kl_control)}), and at most {found.logit:.3g} on a logit ({said(found.logit_control)}).",
+        f"Removed at {found.kl.n} firings: KL {said(found.kl)} nats ({found.kl_control.n} components of like density"
+        f"{', all that can be compared' if found.fewer else ''}, {said(found.kl_control)}), and at most "
+        f"{found.logit:.3g} on a logit ({said(found.logit_control)}).",
     ]
+    unlike = unlike_said(found.ratio, "density")
+    if unlike:
+        reasons.append(f"{unlike.capitalize()}.")
     few = f"{found.kl.n} sites may have missed what it does elsewhere."
     if found.kl.value <= KL_FLOOR and found.logit <= _LOGIT_FLOOR:
         return "no measurable effect", [*reasons, few]

@@ -165,16 +165,19 @@ def _interact(result: InteractResult, harvest: Harvest) -> Iterator[RenderableTy
             for value, pair in zip(row, pairs, strict=True)
         ]
         add_cells(table, _token(pairs[0].first.token_id, spelling), *cells)
-    yield titled("I = both - first - second + neither", table, "* differs from control pairs, corrected p <= 0.05")
+    note = "* unlike pairs with another token in either place, corrected p <= 0.05"
+    yield titled("I = both - first - second + neither", table, note)
     strongest = sorted(result.pairs, key=lambda pair: -abs(pair.interaction.value))[:_PAIRS]
-    names = ["neither", "first", "second", "both", "I", "of control pairs", "p"]
+    names = ["neither", "first", "second", "both", "I", "with tokens like them", "p"]
     lines = plain_table(["first", "second"], right=names)
     for pair in strongest:
         tokens = (_token(token.token_id, spelling) for token in (pair.first, pair.second))
         means = map(number, (pair.neither, pair.first_only, pair.second_only, pair.both))
         add_cells(lines, *tokens, *means, estimate(pair.interaction), estimate(pair.control), p_value(pair.p_value))
     yield Text()
-    yield titled("Mean responses, largest interactions first", lines)
+    pairs = "1 pair" if len(result.pairs) == 1 else f"{len(result.pairs)} pairs"
+    ranks = f"p: the larger of I's ranks among other tokens in the first and in the second place, corrected for {pairs}"
+    yield titled("Mean responses, largest interactions first", lines, ranks)
 
 
 def _generate_and_test(result: GenerateAndTestResult, harvest: Harvest) -> Iterator[RenderableType]:

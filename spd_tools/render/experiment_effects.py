@@ -26,8 +26,8 @@ def ablate(result: AblateResult, harvest: Harvest) -> Iterator[RenderableType]:
     negative = f", negative at {result.n_negative} of them" if result.n_negative else ""
     facts = {
         "activation": f"{estimate(result.activation)} at the {result.activation.n} sites{negative}",
-        "KL": f"{estimate(result.kl)} nats; components of like density {estimate(result.kl_control)}; "
-        f"p = {p_value(result.kl_p_value)}",
+        "KL": f"{estimate(result.kl)} nats; {len(result.controls)} components of like density "
+        f"{estimate(result.kl_control)}; p = {p_value(result.kl_p_value)} (rank among theirs, one-sided)",
     }
     if result.later_kl is not None:
         facts["later KL"] = f"{estimate(result.later_kl)} nats, summed over the later positions"
@@ -37,13 +37,21 @@ def ablate(result: AblateResult, harvest: Harvest) -> Iterator[RenderableType]:
     spelling = harvest.token_texts
     if result.tokens:
         yield Text()
+        n = len(result.tokens)
         yield titled(
-            "Tokens asked for: logits that the component brings", _effects(result.tokens, spelling, asked=True)
+            "Tokens asked for: logits that the component brings",
+            _effects(result.tokens, spelling, asked=True),
+            f"p: rank among those components on tokens of like frequency, corrected for {n} "
+            f"{'token' if n == 1 else 'tokens'}",
         )
-    for title, tokens in (("Raised most", result.raises), ("Lowered most", result.lowers)):
+    for title, tokens, alike in (
+        ("Raised most", result.raises, result.raises_alike),
+        ("Lowered most", result.lowers, result.lowers_alike),
+    ):
         if tokens:
             yield Text()
-            yield titled(title, _effects(tokens, spelling, asked=False))
+            more = f"and {alike:,} more as much as the last, in the half of the sites where these were chosen"
+            yield titled(title, _effects(tokens, spelling, asked=False), more if alike else "")
 
 
 def _effects(tokens: Sequence[TokenEffect], spelling: TokenText, *, asked: bool) -> Table:

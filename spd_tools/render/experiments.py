@@ -25,16 +25,22 @@ _KINDS = {
 
 
 def result_page(result: Result, harvest: Harvest) -> Iterator[RenderableType]:
-    """One result, top to bottom."""
+    """One result, top to bottom; a proposal of near misses has no id and no kind, as it is no evidence."""
+    from spd_tools.experiments.generate_and_test import only_proposes
     from spd_tools.render.experiment_bodies import body
 
+    name = f"  {result.request.experiment.replace('_', ' ')}  "
+    about = f"{result.kind} ({_KINDS[result.kind]}); {result.population}; n = {result.n:,}"
+    evidence_id = f"{result.id}  "
+    if only_proposes(result):
+        evidence_id, about = "", f"{result.population}; nothing is stored"
     yield Text.assemble(
         (visible(str(result.request.key)), "bold reverse"),
-        f"  {result.request.experiment.replace('_', ' ')}  ",
-        (result.id, "bold"),
-        (visible(f"  {result.subject.run_id}, harvest {result.subject.harvest_id}"), "dim"),
+        name,
+        (evidence_id, "bold"),
+        (visible(f"{result.subject.run_id}, harvest {result.subject.harvest_id}"), "dim"),
     )
-    yield Text(visible(f"{result.kind} ({_KINDS[result.kind]}); {result.population}; n = {result.n:,}"), "dim")
+    yield Text(visible(about), "dim")
     yield Text()
     yield Text(visible(result.summary))
     if result.effect is not None or result.control is not None:
@@ -55,6 +61,8 @@ def estimates(result: Result) -> RenderableType:
         said.append("the intervals are apart" if result.excludes_control else "the intervals overlap")
     if result.p_value is not None:
         said.append(f"p = {p_value(result.p_value)}")
+    if result.matching is not None:
+        said.append(f"controls {result.matching.low:.2g} to {result.matching.high:.2g} times as frequent")
     return Group(table, Text("; ".join(said))) if said else table
 
 

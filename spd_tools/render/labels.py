@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from spd_tools.render.numbers import count, interval, number, p_value, percent
+from spd_tools.render.numbers import count, number, p_value, percent
 from spd_tools.render.safe import visible
 from spd_tools.render.tables import add_cells, facts_table, one_line, plain_table, titled
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         LogEntry,
         QueueItem,
     )
+    from spd_tools.annotations.records import MainNumber
     from spd_tools.store.harvest import Harvest
 
 _STYLES = {"supported": "green", "draft": "yellow", "rejected": "red", "open": "yellow"}
@@ -117,26 +118,46 @@ def leases_table(leases: Sequence[Lease]) -> Table:
     return table
 
 
-def evidence_page(evidence: Sequence[EvidenceSummary], corrected: Mapping[str, float]) -> RenderableType:
+def evidence_page(
+    evidence: Sequence[EvidenceSummary], corrected: Mapping[str, float], harvest_id: str
+) -> RenderableType:
     """One line per result, whose experiment is in its id.
 
-    ``corrected``: id -> p-value corrected for all results about the component.
+    Args:
+        evidence: results, newest first.
+        corrected: id -> p-value corrected for all results about the component.
+        harvest_id: of the harvest that is looked at; results of others say which.
     """
     keys = {result.key for result in evidence}
-    several = ["component"] if len(keys) > 1 else []
-    table = plain_table(["id", *several, "kind"], right=["effect", "95 % interval", "apart", "p"])
+    mixed = any(result.harvest_id != harvest_id for result in evidence)
+    names = ["id", *(["component"] if len(keys) > 1 else []), *(["harvest"] if mixed else [])]
+    table = plain_table(names, right=["effect", "control", "apart", "p", "corrected"])
     table.add_column(Text("by"), no_wrap=True, overflow="ellipsis")
     for result in evidence:
+        cells = {"id": result.id, "component": str(result.key), "harvest": result.harvest_id}
         apart = {None: number(None), True: "yes", False: "no"}[result.excludes_control]
-        effect = number(None if result.effect is None else result.effect.value)
-        cells = [result.id, *(str(result.key) for _ in several), result.kind, effect, interval(result.effect), apart]
-        add_cells(table, *cells, p_value(corrected.get(result.id)), result.author)
+        p_values = p_value(result.p_value), p_value(corrected.get(result.id))
+        add_cells(
+            table,
+            *(cells[name] for name in names),
+            _short(result.effect),
+            _short(result.control),
+            apart,
+            *p_values,
+            result.author,
+        )
     legend = (
-        "apart: the interval of the effect excludes that of its control; p: corrected (Holm) for all results about the "
-        "same component"
+        "effect and control: with their 95 % intervals; apart: these exclude each other; corrected: p for all results "
+        "about the same component (Holm), on any harvest"
     )
-    about = "" if several else f" about {keys.pop()}"
+    about = f" about {keys.pop()}" if len(keys) == 1 else ""
     return titled(f"Evidence{about}, newest first", table, legend)
+
+
+def _short(found: MainNumber | None) -> str:
+    if found is None or found.low is None or found.high is None:
+        return number(None if found is None else found.value)
+    return f"{number(found.value)} [{number(found.low)}, {number(found.high)}]"
 
 
 def hypotheses_page(hypotheses: Sequence[Hypothesis]) -> RenderableType:

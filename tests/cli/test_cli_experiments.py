@@ -4,7 +4,7 @@ from argparse import SUPPRESS
 from typing import Literal, Union, get_args, get_origin
 
 import pytest
-from demo_store import KEY, NEGATIVES, OTHER, PARAMETERS, POSITIVES, misses_tools
+from demo_store import KEY, LABEL, NEGATIVES, OTHER, PARAMETERS, POSITIVES, misses_tools
 
 from spd_tools.cli.parser import build_parser
 from spd_tools.experiments import EXPERIMENTS, Subject, experiment, make_request
@@ -12,18 +12,18 @@ from spd_tools.experiments import run as run_experiment
 from spd_tools.store.reader import open_harvest
 
 LINES = {
-    "ablate": ["--token", "falls", "--n-sites", 4, "--n-controls", 5],
+    "ablate": ["--token", "falls", "--n-sites", 4, "--n-controls", 19],
     "cofiring": [OTHER],
     "direct_effect": [],
     "enrichment": ["--limit", 3],
-    "generate_and_test": ["--positive", *POSITIVES[:2]],
-    "interact": ["--first", "saw", "--second", "cat", "drill", "--n-contexts", 4, "--n-controls", 2],
+    "generate_and_test": ["--label", LABEL, "--positive", *POSITIVES[:2]],
+    "interact": ["--first", "saw", "--second", "cat", "drill", "--n-contexts", 4, "--n-controls", 19],
     "minimal_context": ["--n-contexts", 3, "--n-draws", 2, "--max-length", 3],
     "occlusion": ["--n-contexts", 6, "--window", 3, "--n-draws", 2],
     "position": ["--n-contexts", 4, "--n-positions", 3, "--n-draws", 2],
     "probe": ["the needle and the saw sings", "a cat sleeps"],
-    "sweep": ["--token", "needle", "--token", "cat", "--n-contexts", 8, "--n-controls", 2],
-    "triage": ["--n-sites", 2, "--n-controls", 3],
+    "sweep": ["--token", "needle", "--token", "cat", "--n-contexts", 8, "--n-controls", 19],
+    "triage": ["--n-sites", 2, "--n-controls", 19],
 }
 """Experiment -> the command line that says the same as its PARAMETERS."""
 
@@ -83,14 +83,38 @@ def test_json_is_the_result_of_the_function(demo, run_json, name):
     found = run_json(command_of(name), KEY, *LINES[name])
     subject = Subject(open_harvest("demo"))
     expected = run_experiment(subject, make_request(name, {"key": KEY, **PARAMETERS[name]}))
-    assert found == expected.model_dump(mode="json")
+    proposal = name == "generate_and_test"  # without near misses
+    assert found == expected.model_dump(mode="json", exclude={"id", "kind"} if proposal else None)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_a_page_is_printed_and_nothing_on_stderr(demo, run, name):
     code, out, err = run(command_of(name), KEY, *LINES[name])
     assert (code, err) == (0, "")
-    assert re.search(rf"{KEY}.*{name}-[0-9a-f]{{12}}", out)
+    found = re.search(rf"{KEY}.*{name}-[0-9a-f]{{12}}", out)
+    assert found if name != "generate_and_test" else not found  # a proposal is no evidence
+
+
+def test_a_proposal_of_near_misses_does_not_look_like_evidence(demo, run):
+    out = run("generate-and-test", KEY, *LINES["generate_and_test"])[1]
+    assert "nothing is stored" in out
+    assert "structural" not in out
+    assert "generate_and_test-" not in out
+
+
+def test_an_answer_that_was_computed_elsewhere_comes_with_a_remark(demo, run, monkeypatch):
+    identity = Subject.identity
+
+    def there(subject, request):
+        found = identity(subject, request)
+        return {**found, "machine": found["machine"].model_copy(update={"torch": "0.1"})}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Subject, "identity", there)
+        first = run("probe", KEY, "the saw sings")
+    again = run("probe", KEY, "the saw sings")
+    assert (first[2], again[:2]) == ("", first[:2])
+    assert "torch 0.1" in again[2]
 
 
 def test_results_are_stored_with_their_author(demo, run_json, monkeypatch):
@@ -105,7 +129,7 @@ def test_results_are_stored_with_their_author(demo, run_json, monkeypatch):
 def test_tokens_may_be_given_by_id(demo, run_json):
     by_text = run_json("sweep", KEY, *LINES["sweep"])
     ids = [token["token_id"] for token in by_text["tokens"]]
-    by_id = run_json("sweep", KEY, "--token-id", *ids, "--n-contexts", 8, "--n-controls", 2)
+    by_id = run_json("sweep", KEY, "--token-id", *ids, "--n-contexts", 8, "--n-controls", 19)
     assert [token["token_id"] for token in by_id["tokens"]] == ids
     assert by_id["request"]["tokens"] == ids
 
@@ -191,8 +215,14 @@ def test_an_unnamed_user_is_asked_for_a_name(demo, run, monkeypatch):
 
 def test_texts_come_from_a_file_and_from_options(demo, run_json, tmp_path):
     file = tmp_path / "texts.yaml"
-    file.write_text('positives: ["the green «saw» falls"]\nnegatives:\n  - the green «cat» falls\n')
-    request = run_json("generate-and-test", KEY, "--texts", file, "--positive", POSITIVES[1])["request"]
+    texts = 'positives: ["the green «saw» falls"]\nnegatives:\n  - the green «cat» falls\n'
+    file.write_text(texts)
+    line = ["generate-and-test", KEY, "--texts", file, "--positive", POSITIVES[1]]
+    by_option = run_json(*line, "--label", LABEL)
+    file.write_text(f"label: {LABEL}\n{texts}")
+    assert run_json(*line) == run_json(*line, "--label", LABEL) == by_option
+    request = by_option["request"]
+    assert request["label"] == LABEL
     assert request["positives"] == POSITIVES[:2]
     assert request["negatives"] == NEGATIVES[:1]
 
@@ -208,6 +238,9 @@ def test_texts_come_from_a_file_and_from_options(demo, run_json, tmp_path):
         ('{"positive": ["a"]}', "has 'positive'"),
         ('{"positives": "a"}', "positives in"),
         ('{"positives": [1]}', "positives in"),
+        ('{"positives": ["a"], "label": ["b"]}', "label in"),
+        ('{"positives": ["a"]}', "with --label TEXT"),
+        ('{"positives": ["a"], "label": ""}', "label does not fit"),
     ],
 )
 def test_a_bad_file_of_texts_is_one_sentence(demo, run, tmp_path, content, words):
@@ -219,6 +252,14 @@ def test_a_bad_file_of_texts_is_one_sentence(demo, run, tmp_path, content, words
     assert err.count("\n") == 1
 
 
+def test_one_test_is_of_one_label(demo, run, tmp_path):
+    file = tmp_path / "texts.json"
+    file.write_text(json.dumps({"label": "one", "positives": POSITIVES[:2]}))
+    code, _, err = run("generate-and-test", KEY, "--texts", file, "--label", "another")
+    assert code == 1
+    assert "leave one of them out" in err
+
+
 def test_a_missing_file_of_texts_is_one_sentence(demo, run, tmp_path):
     code, _, err = run("generate-and-test", KEY, "--texts", tmp_path / "none.json")
     assert code == 1
@@ -226,7 +267,7 @@ def test_a_missing_file_of_texts_is_one_sentence(demo, run, tmp_path):
 
 
 def test_texts_that_were_used_are_refused(demo, run, run_json, tmp_path):
-    texts = {"positives": POSITIVES[:3], "negatives": NEGATIVES[:2]}
+    texts = {"label": LABEL, "positives": POSITIVES[:3], "negatives": NEGATIVES[:2]}
     file = tmp_path / "texts.json"
     file.write_text(json.dumps(texts))
     proposed = run_json("generate-and-test", KEY, "--texts", file)

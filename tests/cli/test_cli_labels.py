@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from demo_store import KEY, NEGATIVES, OTHER, POSITIVES, misses_tools
+from demo_store import KEY, LABEL, NEGATIVES, OTHER, POSITIVES, misses_tools
 
 from spd_tools.annotations import Annotations, LabelDraft
 from spd_tools.store.reader import open_harvest
@@ -26,7 +26,7 @@ def label(notes, key=KEY, input_view="fires on tools", author="ann", **more):
 def generated(run_json, tmp_path):
     """Id of a generate-and-test of KEY's label on fresh texts."""
     file = tmp_path / "texts.json"
-    texts = {"positives": POSITIVES, "negatives": NEGATIVES}
+    texts = {"label": LABEL, "positives": POSITIVES, "negatives": NEGATIVES}
     file.write_text(json.dumps(texts))
     proposed = run_json("generate-and-test", KEY, "--texts", file)["candidates"]
     chosen = [miss["text"] for miss in proposed if misses_tools(miss["text"])]
@@ -40,13 +40,13 @@ def generated(run_json, tmp_path):
 def test_an_investigation_ends_in_a_supported_label(demo, run, run_json, tmp_path):
     first = run_json("hypothesis", "add", KEY, "fires on tool words", "--confidence", 0.6)
     second = run_json("hypothesis", "add", KEY, "fires after an article", "--confidence", 0.4)
-    assert run_json("triage", KEY, "--n-controls", 5)["verdict"] == "worth it"
-    sweep = run_json("sweep", KEY, "--token", "saw", "cat", "the")["id"]
+    assert run_json("triage", KEY)["verdict"] == "worth it"
+    sweep = run_json("sweep", KEY, "--token", "saw", "drill", "knife")["id"]
     run_json("hypothesis", "update", first["id"], "--status", "supported", "--evidence", sweep)
     run_json("hypothesis", "update", second["id"], "--status", "rejected", "--note", "it fires anywhere")
     tested = generated(run_json, tmp_path)
     written = run_json(
-        *("label", "set", KEY, "--input-view", "any tool word", "--confidence", 0.9, "--wants", "supported"),
+        *("label", "set", KEY, "--input-view", LABEL, "--confidence", 0.9, "--wants", "supported"),
         *("--ruled-out", "articles", "--evidence", sweep, tested),
     )
     assert (written["label"]["status"], written["label"]["missing"]) == ("supported", [])
@@ -60,13 +60,22 @@ def test_a_label_without_an_intervention_stays_a_draft_and_says_what_is_missing(
     probe = run_json("probe", KEY, "the rope waits")["id"]
     tested = generated(run_json, tmp_path)
     code, out, err = run(
-        *("label", "set", KEY, "--input-view", "any tool word", "--wants", "supported"),
+        *("label", "set", KEY, "--input-view", LABEL, "--wants", "supported"),
         *("--evidence", probe, tested),
     )
     assert (code, err) == (0, "")
     assert "version 1, draft" in out
     assert "no experiment in which something was changed" in " ".join(out.split())
     assert run_json("label", "show", KEY)["status"] == "draft"
+
+
+def test_a_label_in_other_words_than_were_tested_stays_a_draft(demo, run_json, tmp_path):
+    sweep = run_json("sweep", KEY, "--token", "saw", "drill", "knife")["id"]
+    tested = generated(run_json, tmp_path)
+    evidence = ("--wants", "supported", "--evidence", sweep, tested)
+    [missing] = run_json("label", "set", KEY, "--input-view", "names of tools", *evidence)["label"]["missing"]
+    assert f"{tested} was run for the label '{LABEL}': test this wording on fresh texts." == missing
+    assert run_json("label", "set", KEY, "--input-view", f" {LABEL.upper()}", *evidence)["label"]["missing"] == []
 
 
 def test_evidence_about_another_component_is_refused(demo, run, run_json):
@@ -208,12 +217,32 @@ def test_the_research_log_is_read_in_order(demo, run, run_json):
     assert out.index("first") < out.index("second")
 
 
+def test_a_hypothesis_is_not_supported_by_nothing(demo, run, run_json):
+    made = run_json("hypothesis", "add", KEY, "fires on tools", "--confidence", 0.5)
+    code, out, err = run("hypothesis", "update", made["id"], "--status", "supported", "--note", "surely")
+    assert (code, out) == (1, "")
+    assert "cites no evidence" in err
+
+
 def test_a_hypothesis_keeps_its_history(demo, run_json):
     made = run_json("hypothesis", "add", KEY, "fires on tools", "--confidence", 0.5)
     run_json("hypothesis", "update", made["id"], "--confidence", 0.8, "--note", "probe")
     versions = run_json("hypothesis", "history", made["id"])
     assert [(version["confidence"], version["note"]) for version in versions] == [(0.5, None), (0.8, "probe")]
     assert run_json("hypothesis", "list", "--status", "rejected") == []
+
+
+def test_evidence_of_another_harvest_says_so(demo, run, run_json):
+    probe = run_json("probe", KEY, "the rope waits")["id"]
+    harvest = open_harvest("demo")
+    assert harvest.harvest_id not in run("evidence", KEY)[1]
+    notes = Annotations.of(harvest)
+    result = notes.evidence(probe).result
+    other = result.subject.model_copy(update={"harvest_id": "0123456789ab"})
+    notes.add_evidence(result.model_copy(update={"id": "probe-0", "subject": other}), author="ann")
+    lines = run("evidence", KEY)[1].splitlines()
+    assert "0123456789ab" in next(line for line in lines if "probe-0" in line)
+    assert harvest.harvest_id in next(line for line in lines if probe in line)
 
 
 def test_evidence_is_listed_with_p_values_corrected_for_everything_tried(demo, run, run_json):

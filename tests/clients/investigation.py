@@ -49,6 +49,8 @@ LABEL = {
     "category": "gate",
     "confidence": 0.9,
 }
+TEXTS = {"label": LABEL["input_view"], "positives": POSITIVES, "negatives": NEGATIVES}
+"""What is tested, and on what."""
 
 
 def whole_protocol() -> list[Step]:
@@ -65,7 +67,7 @@ def whole_protocol() -> list[Step]:
         lambda _: [_ask("direct_effect", limit=4)],
         lambda conversation: [_ask("ablate", tokens=_raised(conversation))],
         lambda conversation: [_set_label(conversation, "draft", ["interact", "ablate"])],
-        lambda _: [_ask("generate_and_test", positives=POSITIVES, negatives=NEGATIVES)],
+        lambda _: [_ask("generate_and_test", **TEXTS)],
         _test,
         lambda conversation: [_set_label(conversation, "supported", ["interact", "ablate", "generate_and_test"])],
         lambda conversation: [_write_log(conversation)],
@@ -78,7 +80,7 @@ def without_intervention() -> list[Step]:
     return [
         lambda _: [_ask("overview"), _ask("token_stats", metric="recall")],
         lambda _: [_ask("probe", texts=["a horn", "a red horn"])],
-        lambda _: [_ask("generate_and_test", positives=POSITIVES, negatives=NEGATIVES)],
+        lambda _: [_ask("generate_and_test", **TEXTS)],
         _test,
         lambda conversation: [_set_label(conversation, "supported", ["probe", "generate_and_test"])],
         lambda _: "It stays a draft.",
@@ -97,8 +99,8 @@ def _ask(tool: str, **arguments: object) -> Call:
 
 
 def _tell_them_apart(conversation: Conversation) -> Answer:
-    instruments = _first_cells(conversation.last("token_stats").text)[:2]
-    return [_ask("interact", first_tokens=["red", "blue"], second_tokens=instruments)]
+    instruments = _first_cells(conversation.last("token_stats").text)[:3]
+    return [_ask("interact", first_tokens=["red", "blue", "green"], second_tokens=instruments)]
 
 
 def _update_hypotheses(conversation: Conversation) -> Answer:
@@ -118,8 +120,7 @@ def _raised(conversation: Conversation) -> list[str]:
 def _test(conversation: Conversation) -> Answer:
     candidates = map(json.loads, _first_cells(conversation.last("generate_and_test").text))
     silent = [text for text in candidates if not _label_says_it_fires(text, instruments=_instruments(conversation))]
-    arguments = {"positives": POSITIVES, "negatives": NEGATIVES, "near_misses": silent}
-    return [_ask("generate_and_test", **arguments)]
+    return [_ask("generate_and_test", **TEXTS, near_misses=silent)]
 
 
 def _instruments(conversation: Conversation) -> list[str]:

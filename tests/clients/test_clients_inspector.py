@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from investigation import HARVEST, KEY, NEGATIVES, POSITIVES
+from investigation import HARVEST, KEY, LABEL, NEGATIVES, POSITIVES
 from programs import inspector
 
 TOOL_ERROR = 5
@@ -21,9 +21,9 @@ ARGUMENTS = {
     "sweep": {"key": KEY, "tokens": ["horn", "saw"], "n_contexts": 8},
     "minimal_context": {"key": KEY, "mode": "occlusion", "n_contexts": 8},
     "interact": {"key": KEY, "first_tokens": ["red"], "second_tokens": ["horn"], "n_contexts": 8},
-    "ablate": {"key": KEY, "tokens": [",", "?"], "n_sites": 8, "n_controls": 3},
+    "ablate": {"key": KEY, "tokens": [",", "?"], "n_sites": 8, "n_controls": 19},
     "direct_effect": {"key": KEY, "limit": 5},
-    "generate_and_test": {"key": KEY, "positives": POSITIVES, "negatives": NEGATIVES},
+    "generate_and_test": {"key": KEY, "label": LABEL["input_view"], "positives": POSITIVES, "negatives": NEGATIVES},
     "hypothesis": {"action": "add", "key": KEY, "text": "a gate", "confidence": 0.5},
     "label": {"action": "set", "key": KEY, "input_view": "a gate", "output_view": "unknown", "confidence": 0.5},
     "research_log": {"action": "write", "key": KEY, "text": "looked at by the Inspector"},

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
-from planted_subjects import harvest_planted, key_of, planted, token_of
+from planted_subjects import harvest_dense, harvest_planted, key_of, planted, token_of
 
 from spd_tools.experiments import Subject
 
@@ -40,3 +41,23 @@ def short_subjects(tmp_path_factory) -> dict[int, Subject]:
 def subject(subjects) -> Subject:
     """Seed 0: the one whose words the tests may name."""
     return subjects[0]
+
+
+@pytest.fixture(scope="session")
+def dense(tmp_path_factory) -> Subject:
+    """An SPD run in which every token moves every component, harvested: 96 tokens, 44 components of an MLP and an
+    attention block, 64 rows of 16 tokens. For null tests (``dense_nulls``) of sweep, position, interact and ablate:
+    planted components mostly answer with 0, so that a test that takes any difference for a finding passes on them."""
+    with pytest.MonkeyPatch.context() as patch:
+        return harvest_dense(patch, tmp_path_factory.mktemp("dense"))
+
+
+@pytest.fixture(scope="session")
+def dense_with(tmp_path_factory) -> Callable[..., Subject]:
+    """The same run, harvested with other choices."""
+
+    def made(**choices: Any) -> Subject:
+        with pytest.MonkeyPatch.context() as patch:
+            return harvest_dense(patch, tmp_path_factory.mktemp("dense-with"), **choices)
+
+    return made

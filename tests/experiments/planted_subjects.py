@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from spd_tools.decompositions.planted import PlantedDecomposition
+from spd_tools.decompositions.resolve import load_decomposition
 from spd_tools.experiments import Result, Subject, make_request, run
 from spd_tools.harvest import HarvestRequest, pipeline, run_harvest
 from spd_tools.store.harvest import Harvest
@@ -19,6 +23,7 @@ RANDOM = ("random", "random-rare", "late-random")
 NULL_TRIES = 200
 MOST_FALSE_POSITIVES = 18
 """At nominal 0.05, 10 are expected in 200; more than 18 come up in 0.5 % of cases."""
+DENSE = Path(__file__).parents[1] / "golden" / "spd" / "llama_simple_mlp_layerwise_vector_mlp"
 
 
 def harvest_planted(patch, folder, seq_len: int) -> dict[int, Subject]:
@@ -30,6 +35,40 @@ def harvest_planted(patch, folder, seq_len: int) -> dict[int, Subject]:
         request = HarvestRequest(run=f"planted:{seed}", n_batches=None, batch_size=128, seq_len=seq_len)
         found[seed] = Subject(Harvest.open(run_harvest(request, progress=False).folder))
     return found
+
+
+def harvest_dense(patch, folder, rows: int = 64, seq_len: int = 16, **choices: Any) -> Subject:
+    """A golden SPD run on random tokens of very uneven frequency; ``choices``: of the harvest."""
+    rng = np.random.default_rng(0)
+    frequency = 1 / np.arange(4, 100)
+    ids = rng.choice(rng.permutation(96), (rows, seq_len), p=frequency / frequency.sum())
+    pq.write_table(pa.table({"text": pa.array(ids.tolist(), pa.list_(pa.int64()))}), folder / "data.parquet")
+    patch.setenv("SPD_OUT_DIR", str(folder))
+    data = str(folder / "data.parquet")
+    request = HarvestRequest(run=str(DENSE), n_batches=None, batch_size=16, data=data, **choices)
+    return Subject(Harvest.open(run_harvest(request, progress=False).folder), load_decomposition(DENSE))
+
+
+def dense_nulls(
+    subject: Subject,
+    experiment: str,
+    parameters: Callable[[np.random.Generator], dict[str, Any]],
+) -> list[Result]:
+    """200 seeded tries on components drawn at random from those that fire; parameters name tokens drawn at random."""
+    harvest = subject.harvest
+    alive = np.flatnonzero(harvest.firing_counts)
+    results: list[Result] = []
+    for seed in range(NULL_TRIES):
+        rng = np.random.default_rng(seed)
+        key = harvest.keys.key(int(rng.choice(alive)))
+        request = make_request(experiment, {"key": key, "seed": seed, **parameters(rng)})
+        results.append(run(subject, request))
+    return results
+
+
+def seen_tokens(subject: Subject, rng: np.random.Generator, n: int) -> list[int]:
+    """n different tokens of the harvest."""
+    return rng.choice(np.flatnonzero(subject.harvest.vocabulary("input")), n, replace=False).tolist()
 
 
 def planted(subject: Subject) -> PlantedDecomposition:

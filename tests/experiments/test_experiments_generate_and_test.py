@@ -290,6 +290,19 @@ def test_what_stands_nowhere_in_the_harvest_is_a_new_text(subject):
     assert ask(subject, key_of(subject, "city-0"), positives=[" ".join([words[3]] * 12)])
 
 
+def test_the_label_is_part_of_the_question(subject):
+    asked = {"positives": ["the fox sees «san» again"]}
+    plain, first, second = (
+        ask(subject, key_of(subject, "city-0"), **asked, **label)
+        for label in ({}, {"label": "cities"}, {"label": "\x1b towns"})
+    )
+    assert len({plain.id, first.id, second.id}) == 3
+    assert first.candidates == second.candidates  # of the same positives and seed
+    assert read_result(second.model_dump_json()) == second
+    tested = ask(subject, key_of(subject, "city-0"), **asked, label="cities", near_misses=[first.candidates[0].text])
+    assert "texts written from the label 'cities', 1 of them near misses" in tested.population
+
+
 def test_only_proposed_near_misses_are_taken(subject):
     with pytest.raises(SpdToolsError, match="no near miss that was proposed"):
         ask(subject, key_of(subject, "city-0"), positives=["the fox sees «san»"], near_misses=["a «dog» sleeps"])

@@ -110,3 +110,8 @@ def test_contexts_at_the_beginning_of_a_row_have_fewer_offsets(subject):
 def test_silent_positions_need_tokens(subject):
     with pytest.raises(SpdToolsError, match="silent positions needs the tokens"):
         do(subject, "occlusion", "gate-colour", at="silent")
+
+
+def test_at_firings_it_says_that_it_tests_no_label(subject):
+    found = {at: do(subject, "occlusion", "because", at=at, **SMALL).summary for at in ("firing", "random")}
+    assert {at: "this tests no label" in summary for at, summary in found.items()} == {"firing": True, "random": False}

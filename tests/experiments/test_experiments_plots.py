@@ -49,7 +49,7 @@ def no_warning():
 def interaction(subject) -> InteractResult:
     rule = planted(subject).rule("number-noun")
     parameters = {"key": rule.key, "first_tokens": list(rule.tokens[:4]), "second_tokens": list(rule.tokens[4:8])}
-    found = run(subject, make_request("interact", {**parameters, "n_contexts": 4, "n_controls": 1}))
+    found = run(subject, make_request("interact", {**parameters, "n_contexts": 2, "n_controls": 19}))
     assert isinstance(found, InteractResult)
     return found
 

@@ -14,7 +14,7 @@ from spd_tools.experiments.registry import _differences
 
 REQUESTS = {
     "probe": ("because", {"texts": ["the rain because", "row:3", "because rain"]}),
-    "sweep": ("because", {"tokens": ["because", "rain"], "n_contexts": 6}),
+    "sweep": ("random", {"tokens": ["because", "rain"], "n_contexts": 6, "n_controls": 19}),
     "occlusion": ("random", {"n_contexts": 4, "window": 3, "n_draws": 2}),
     "minimal_context": ("bigram-city-1", {"n_contexts": 4, "n_draws": 2}),
     "position": ("late-position", {"n_contexts": 4, "n_positions": 4}),
@@ -51,6 +51,13 @@ def test_another_seed_asks_in_other_contexts(subject, name):
     one, other = (do(subject, name, rule, seed=seed, **parameters) for seed in (0, 1))
     assert one.id != other.id
     assert one.model_dump(exclude={"id", "request"}) != other.model_dump(exclude={"id", "request"})
+
+
+def test_a_result_from_before_controls_said_how_like_they_are_is_read(subject):
+    result = do(subject, "sweep", "because", tokens=["because"], n_contexts=2, n_controls=19)
+    assert result.matching is not None
+    older = result.model_dump(mode="json", exclude={"matching"})
+    assert read_result(older) == result.model_copy(update={"matching": None})
 
 
 def test_a_replay_on_another_machine_may_differ_in_the_last_bits(subject):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spd_tools.experiments import statistics
-from spd_tools.experiments.contrasts import Arm, said, stands_out
+from spd_tools.experiments.contrasts import Arm, mean_and_difference, mean_beside, said, stands_out
 from spd_tools.experiments.records import Estimate
 from spd_tools.experiments.statistics import (
     bootstrap_mean,
@@ -152,6 +152,23 @@ def test_the_arm_that_stands_out_is_measured_where_it_was_not_chosen():
 def test_with_one_context_an_arm_is_chosen_and_not_measured():
     arms = [Arm(np.array([0]), np.array([1.0]), np.array([0.0]))] * 2
     assert stands_out(arms, RNG(0)).effect is None
+
+
+def test_contexts_that_move_all_alike_do_not_widen_the_interval():
+    rng = RNG(0)
+    contexts, noise = rng.normal(0, 10, 50), rng.normal(0, 0.1, 50)
+    mean, difference = mean_and_difference(contexts + 1 + noise, contexts, rng)
+    assert mean.value == pytest.approx(contexts.mean() + 1, abs=0.1)
+    assert difference.value == pytest.approx(1, abs=0.1)
+    assert mean.high - mean.low == pytest.approx(difference.high - difference.low)
+    assert mean.high - mean.low < 0.1
+
+
+def test_the_interval_of_a_mean_holds_it_and_nothing_that_was_not_seen():
+    mean, difference = mean_and_difference(np.zeros(9), np.arange(9.0), RNG(0))
+    assert (mean.low, mean.value, mean.high) == (0, 0, 0)
+    assert difference.low < difference.value < difference.high
+    assert mean_beside(np.ones(1), np.zeros(1), RNG(0)) == Estimate(value=1, low=None, high=None, n=1)
 
 
 def test_estimates_are_said_with_their_interval():

@@ -8,7 +8,9 @@ import torch
 from planted_subjects import key_of, planted, token_of
 
 from spd_tools.errors import SpdToolsError
-from spd_tools.experiments import Subject, make_request
+from spd_tools.experiments import Subject, make_request, run
+from spd_tools.experiments.intervention import Intervention, kl_nats, logit_pair, measure
+from spd_tools.experiments.sites import sites
 from spd_tools.experiments.subject import BATCH_TOKENS, by_length
 
 
@@ -110,6 +112,70 @@ def test_a_request_and_a_subject_decide_the_id(subjects):
     assert identity(subjects[0]).startswith("probe-")
     others = [identity(subjects[0], seed=1), identity(subjects[0], texts=["a"]), identity(subjects[1])]
     assert len({identity(subjects[0]), *others}) == 4
+
+
+@pytest.fixture(scope="module")
+def in_bf16(dense_with) -> Subject:
+    return dense_with(precision="bf16")
+
+
+def test_a_probe_of_a_bf16_harvest_shows_what_was_logged(in_bf16):
+    harvest = in_bf16.harvest
+    counts = harvest.firing_counts
+    key = str(harvest.keys.key(int(np.argmin(np.abs(counts - harvest.n_tokens / 2)))))  # fires here and there
+    log = harvest.activations(key)
+    probed = run(in_bf16, make_request("probe", {"key": key, "texts": [f"row:{row}" for row in range(4)]}))
+    for row, text in enumerate(probed.texts):
+        mine = log.token // harvest.seq_len == row
+        assert text.firing_positions == (log.token[mine] % harvest.seq_len).tolist()
+        logged = log.values[harvest.ranking_kind][mine]
+        np.testing.assert_allclose(np.array(text.ranking)[text.firing_positions], logged, atol=1e-5)
+
+
+def test_a_bf16_harvest_is_experimented_on_in_bf16(in_bf16, dense):
+    """Firings and activations are those that were logged; those of float32, of another harvest, are others."""
+    harvest = in_bf16.harvest
+    keys = [str(record.key) for record in harvest.components()]
+    tokens = harvest.tokens().astype(np.int64)
+    np.testing.assert_array_equal(tokens, dense.harvest.tokens())
+    differ = 0
+    for subject, close in ((in_bf16, True), (dense, False)):
+        traces = subject.traces(tokens, keys)
+        for at, key in enumerate(keys):
+            log, fires = harvest.activations(key), traces.fires[..., at].reshape(-1)
+            logged, traced = log.values[harvest.ranking_kind], traces.ranking[..., at].reshape(-1)[log.token]
+            if close:
+                np.testing.assert_array_equal(np.flatnonzero(fires), log.token)
+                np.testing.assert_allclose(traced, logged, atol=1e-5)
+            else:
+                differ += np.count_nonzero(np.abs(traced - logged) > 1e-3)
+    assert differ > 1000
+
+
+def test_an_intervention_runs_at_the_precision_of_the_harvest(in_bf16):
+    key = next(record.key for record in in_bf16.harvest.components() if record.firing_count > 20)
+    places = sites(in_bf16, key, "firing", 4, np.random.default_rng(0))
+    # In one batch of rows that end at the last site, as sums of other shapes round differently.
+    tokens = torch.from_numpy(places.contexts(in_bf16.harvest)[:, : places.position.max() + 1])
+    order = np.argsort(places.position, kind="stable")
+    at, position = torch.arange(4), torch.from_numpy(places.position[order])
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        pair = logit_pair(
+            in_bf16.decomposition, tokens[order], key.layer, torch.full((4,), key.index), position, Intervention()
+        )
+    unchanged, changed = (logits[at, position] for logits in pair)
+    assert unchanged.dtype == torch.bfloat16
+    found = measure(in_bf16, key, places, Intervention(), np.arange(8))
+    np.testing.assert_allclose(found.before[order], unchanged.double().softmax(-1)[:, :8], rtol=1e-6)
+    np.testing.assert_allclose(found.kl[order], kl_nats(unchanged, changed), rtol=1e-6)
+
+
+def test_the_precision_is_part_of_where_a_result_was_computed(in_bf16, dense):
+    request = make_request("probe", {"key": str(dense.harvest.keys.key(0)), "texts": ["row:0"]})
+    half, full = (subject.identity(request) for subject in (in_bf16, dense))
+    assert half["machine"].device == f"{full['machine'].device}, bf16"
+    assert half["id"] != full["id"]
+    assert half["subject"].fingerprint == full["subject"].fingerprint
 
 
 def test_what_one_part_draws_does_not_shift_another(subject):

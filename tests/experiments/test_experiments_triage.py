@@ -35,8 +35,11 @@ def scaled_write(subject):
 
 def test_dead_ones_are_dead_and_nothing_else_is(subjects):
     for subject in subjects.values():
-        for key, rule in planted(subject).rules.items():
-            result = triage(subject, TriageRequest(key=key, n_sites=2, n_controls=3))
+        alive = [rule for rule in planted(subject).rules.values() if rule.kind != "dead"]
+        dead = [rule for rule in planted(subject).rules.values() if rule.kind == "dead"]
+        assert dead
+        for rule in (*dead, *alive[::4]):
+            result = triage(subject, TriageRequest(key=rule.key, n_sites=2, n_controls=19))
             assert (result.verdict == "dead") == (rule.kind == "dead")
             if rule.kind == "dead":
                 assert result.effect is None
@@ -89,7 +92,7 @@ def test_norms_are_those_of_the_vectors(subject):
     layer, index = ComponentKey.parse(key_of(subject, "tail-marker"))
     decomposition = planted(subject)
     read, write = (v.norm(dim=1) for v in (decomposition.read_vectors(layer), decomposition.write_vectors(layer)))
-    result = triage(subject, TriageRequest(key=ComponentKey(layer, index), n_sites=2, n_controls=3))
+    result = triage(subject, TriageRequest(key=ComponentKey(layer, index), n_sites=2, n_controls=19))
     assert result.read_norm.norm == pytest.approx(float(read[index]))
     assert result.read_norm.rank == 1 + int((read > read[index]).sum())
     assert result.product_norm.norm == pytest.approx(float(read[index] * write[index]))
@@ -102,7 +105,7 @@ def test_a_random_component_seldom_differs_from_its_controls(short_subjects):
     found = apart = 0
     for seed in range(NULL_TRIES):
         key = subject.harvest.keys.key(int(rng.choice(alive)))
-        result = triage(subject, TriageRequest(key=key, seed=seed, n_sites=2))
+        result = triage(subject, TriageRequest(key=key, seed=seed, n_sites=2, n_controls=19))
         found += result.p_value <= 0.05
         apart += bool(result.excludes_control)
     assert max(found, apart) <= MOST_FALSE_POSITIVES
@@ -110,7 +113,7 @@ def test_a_random_component_seldom_differs_from_its_controls(short_subjects):
 
 def test_a_result_is_read_back_and_replayed(subject):
     for name in ("because", "dead-impossible"):
-        request = make_request("triage", {"key": key_of(subject, name), "n_sites": 3, "n_controls": 4})
+        request = make_request("triage", {"key": key_of(subject, name), "n_sites": 3, "n_controls": 19})
         first = registry.run(subject, request)
         assert first.kind == "mixed"
         assert read_result(first.model_dump_json()) == first

@@ -10,15 +10,16 @@ from mcp_demo import KEY, TOOLS
 
 from mcp_server.server import make_server
 from spd_tools import open_harvest
-from spd_tools.experiments import EXPERIMENTS, experiment
+from spd_tools.experiments import EXPERIMENTS, Subject, experiment
 from spd_tools.investigate import Investigation
+from spd_tools.render.numbers import number
 
 ASKED = {
-    "triage": {"n_sites": 2, "n_controls": 3},
+    "triage": {"n_sites": 2, "n_controls": 19},
     "probe": {"texts": ["a blue saw rests", "row:3"]},
     "sweep": {"tokens": ["saw", "dog"], "n_contexts": 8},
     "interact": {"first_tokens": ["blue"], "second_tokens": ["saw"], "n_contexts": 4},
-    "ablate": {"n_sites": 2, "n_controls": 3, "tokens": ["rests"]},
+    "ablate": {"n_sites": 2, "n_controls": 19, "tokens": ["rests"]},
     "direct_effect": {},
     "minimal_context": {"n_contexts": 3},
 }
@@ -28,6 +29,7 @@ MODES = {
     "position": ("position", {"n_contexts": 4, "n_positions": 3}),
     "distance": ("position", {"n_contexts": 4, "max_distance": 2, "cue": "saw"}),
 }
+LABEL = "names of tools"
 POSITIVES = [f"{start} {tool} rests" for start, tool in zip(5 * ["a blue", "this"], TOOLS[:10], strict=True)]
 NEGATIVES = ["a blue dog rests", "this wagon falls", "every castle breaks", "the bean and the dog", "emma takes a cat"]
 
@@ -79,11 +81,35 @@ def test_the_same_question_is_answered_from_the_record(demo, call):
     assert record(evidence_in(first)).author == "first"
 
 
+def test_an_answer_that_was_computed_elsewhere_says_so(demo, call, monkeypatch):
+    identity = Subject.identity
+
+    def there(subject, request):
+        found = identity(subject, request)
+        return {**found, "machine": found["machine"].model_copy(update={"torch": "0.1"})}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Subject, "identity", there)
+        assert "computed elsewhere" not in call("sweep", key=KEY, **ASKED["sweep"])
+    again = call("sweep", key=KEY, **ASKED["sweep"])
+    assert re.search(r"computed elsewhere \(.*torch 0\.1", again)
+    assert f"replay {evidence_in(again)}" in again
+
+
+def test_who_does_it_is_who_the_environment_says_unless_somebody_is_named(demo, call, monkeypatch):
+    first = evidence_in(call("probe", key=KEY, texts=["a blue saw rests"]))
+    monkeypatch.setenv("SPD_TOOLS_AUTHOR", "ann")
+    second = evidence_in(call("probe", key=KEY, texts=["a blue dog rests"]))
+    third = evidence_in(call("probe", key=KEY, texts=["a blue cat rests"], author="bob"))
+    assert [record(found).author for found in (first, second, third)] == ["mcp", "ann", "bob"]
+
+
 def test_numbers_are_those_of_the_result(demo, call):
     text = call("sweep", key=KEY, **ASKED["sweep"])
     result = record(evidence_in(text)).result
-    assert f"Effect: {result.effect.value:.2f} (95 % interval {result.effect.low:.2f} to" in text
+    assert f"Effect: {number(result.effect.value)} (95 % interval {number(result.effect.low)} to" in text
     assert f"⟦{result.summary}⟧" in text
+    assert f"Controls: {result.matching.low:.2g} to {result.matching.high:.2g} times as frequent" in text
 
 
 def test_the_evidence_resource_has_everything(demo, server, call):
@@ -105,14 +131,17 @@ def test_the_evidence_resource_has_everything(demo, server, call):
 
 
 def test_generate_and_test_proposes_first_and_then_tests(demo, call, refusal):
-    texts = {"positives": POSITIVES, "negatives": NEGATIVES}
+    texts = {"label": LABEL, "positives": POSITIVES, "negatives": NEGATIVES}
     proposal = call("generate_and_test", key=KEY, **texts)
     assert proposal.startswith("Nothing was tested, so nothing is stored")
+    assert "structural" not in proposal
+    assert "generate_and_test-" not in proposal
     candidates = [json.loads(found) for found in re.findall(r'⟦("(?:[^⟦⟧])*")⟧', proposal)]
     misses = [text for text in candidates if not set(text.split()) & set(TOOLS)]
     assert len(misses) >= len(NEGATIVES)
     tested = call("generate_and_test", key=KEY, **texts, near_misses=misses)
     result = record(evidence_in(tested)).result
+    assert result.request.label == LABEL
     assert (result.n_positive, result.n_near_misses) == (len(POSITIVES), len(misses))
     assert result.effect.low > 0.6
     # Another seed asks anew, with texts that are used by now.
@@ -177,7 +206,8 @@ def test_parameters_are_those_of_the_request(schemas, name):
         assert asked.pop("seed")  # nothing is random
     assert taken.keys() == asked.keys()
     for field, given in asked.items():
-        assert taken[field].get("default") == given.get("default"), field
+        if field != "label":  # only a request from before there was one has none
+            assert taken[field].get("default") == given.get("default"), field
         for bound in ("minimum", "maximum", "minItems", "maxItems", "enum"):
             if bound in given:
                 assert taken[field][bound] == given[bound], field

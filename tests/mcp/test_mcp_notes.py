@@ -3,7 +3,11 @@ import sqlite3
 
 import pytest
 from mcp_demo import KEY, TOOLS
-from test_mcp_experiments import NEGATIVES, POSITIVES, evidence_in
+from test_mcp_experiments import LABEL, NEGATIVES, POSITIVES, evidence_in
+
+from spd_tools import open_harvest
+from spd_tools.annotations import Annotations
+from spd_tools.render.numbers import number, p_value
 
 OTHER = "h.0.mlp.down_proj:2"
 
@@ -42,6 +46,39 @@ def test_half_a_hypothesis_is_refused(demo, refusal, arguments, said):
     assert said in refusal("hypothesis", **arguments)
 
 
+def test_a_hypothesis_is_not_supported_by_nothing(demo, call, refusal):
+    [found] = re.findall(r"h-[0-9a-f]{12}", call("hypothesis", action="add", key=KEY, text="tools", confidence=0.4))
+    change = {"action": "update", "hypothesis_id": found}
+    assert "cites no evidence" in refusal("hypothesis", **change, status="supported", note="surely")
+    assert "neither evidence nor a note" in refusal("hypothesis", **change, status="rejected")
+    assert "rejected" in call("hypothesis", **change, status="rejected", note="no")
+
+
+def test_notes_are_signed_by_who_the_environment_names(demo, call, monkeypatch):
+    monkeypatch.setenv("SPD_TOOLS_AUTHOR", "ann")
+    assert "⟦ann⟧" in call("hypothesis", action="add", key=KEY, text="tools", confidence=0.4)
+    assert "⟦ann⟧" in call("label", action="set", key=KEY, input_view="tools")
+    assert "⟦ann⟧" in call("research_log", action="write", text="looked")
+    assert "⟦bob⟧" in call("research_log", action="write", text="looked", author="bob")
+
+
+def test_evidence_is_shown_with_control_p_values_and_the_harvest_it_is_of(demo, call):
+    own = evidence_in(call("triage", key=KEY, n_sites=2, n_controls=19))
+    harvest = open_harvest("demo")
+    notes = Annotations.of(harvest)
+    result = notes.evidence(own).result
+    other = result.subject.model_copy(update={"harvest_id": "0123456789ab"})
+    notes.add_evidence(result.model_copy(update={"id": "triage-0", "subject": other}), author="ann")
+    lines = call("label", action="show", key=KEY).splitlines()
+    first, second = (next(line for line in lines if line.startswith(f"- {name} (")) for name in (own, "triage-0"))
+    assert f"control {number(result.control.value)}" in first
+    corrected = p_value(2 * result.p_value)
+    assert f"p = {p_value(result.p_value)}, corrected for all results about the component {corrected};" in first
+    assert "0123456789ab" not in first
+    assert second.startswith("- triage-0 (on harvest 0123456789ab)")
+    assert "triage-0 (on harvest 0123456789ab)" in call("overview", key=KEY)
+
+
 def test_a_write_is_done_once_per_idempotency_key(demo, call):
     for _ in range(2):
         call("research_log", action="write", text="looked", key=KEY, idempotency_key="a")
@@ -74,14 +111,18 @@ def test_evidence_of_another_component_is_refused(demo, call, refusal):
 
 def test_a_whole_investigation_ends_with_a_supported_label(demo, call):
     """Every id comes out of an answer."""
-    call("triage", key=KEY, n_sites=2, n_controls=3)
+    call("triage", key=KEY, n_sites=2, n_controls=19)
     cause = evidence_in(call("sweep", key=KEY, tokens=["saw", "drill", "knife"]))
-    texts = {"positives": POSITIVES, "negatives": NEGATIVES}
+    texts = {"label": LABEL, "positives": POSITIVES, "negatives": NEGATIVES}
     proposal = call("generate_and_test", key=KEY, **texts)
     candidates = re.findall(r'⟦"([^"⟦⟧]*)"⟧', proposal)
     misses = [text for text in candidates if not set(text.split()) & set(TOOLS)]
     test = evidence_in(call("generate_and_test", key=KEY, **texts, near_misses=misses))
-    label = {"input_view": "names of tools", "output_view": "", "confidence": 0.9, "ruled_out": ["only needle"]}
+    label = {"input_view": LABEL, "output_view": "", "confidence": 0.9, "ruled_out": ["only needle"]}
+    reworded = {**label, "input_view": "tools and their names"}
+    text = call("label", action="set", key=KEY, wants="supported", evidence=[cause, test], **reworded)
+    assert text.startswith("Stored as a draft")
+    assert "test this wording on fresh texts" in text
     text = call("label", action="set", key=KEY, wants="supported", evidence=[cause, test], **label)
     assert text.startswith("Stored, and supported by its evidence.")
     assert "label supported" in call("overview", key=KEY)

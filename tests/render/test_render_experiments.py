@@ -94,8 +94,8 @@ def test_every_experiment_is_shown_here(results):
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_a_page_says_what_kind_of_answer_it_is_about_what_and_from_how_many(results, subject, name):
-    result = results[name]
+def test_a_page_says_what_kind_of_answer_it_is_about_what_and_from_how_many(results, tested, subject, name):
+    result = tested if name == "generate_and_test" else results[name]  # a proposal is no evidence
     page = words(shown(*result_page(result, subject.harvest)))
     assert page.startswith(f"{KEY} {name.replace('_', ' ')} {result.id} demo,")
     assert f"{result.kind} (" in page
@@ -163,6 +163,8 @@ def test_a_proposal_shows_candidates_and_no_score(results, subject):
     page = shown(*result_page(result, subject.harvest))
     assert all(candidate.text in page for candidate in result.candidates)
     assert "as the label says" not in page
+    assert result.id not in page
+    assert result.kind not in page
 
 
 def test_texts_on_which_the_label_is_wrong_come_first(tested, subject):
@@ -183,6 +185,15 @@ def test_what_was_not_computed_is_not_zero(results, subject):
     page = shown(*result_page(read_result(data | absent), subject.harvest))
     assert re.search(r"^correlation +– of", page, re.MULTILINE)
     assert re.search(r"^cosine +the weights are gone", page, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["sweep", "interact", "ablate", "triage"])
+def test_a_page_says_how_like_the_controls_are(results, subject, name):
+    result = results[name]
+    like = f"controls {result.matching.low:.2g} to {result.matching.high:.2g} times as frequent"
+    assert like in words(shown(*result_page(result, subject.harvest)))
+    without = result.model_copy(update={"matching": None})
+    assert "times as frequent" not in words(shown(*result_page(without, subject.harvest)))
 
 
 def test_a_huge_token_does_not_make_a_huge_page(results, subject, monkeypatch):

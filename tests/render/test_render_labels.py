@@ -57,6 +57,7 @@ def evidence(**changes):
         "harvest_id": "abc",
         "n": 12,
         "effect": {"value": 0.5, "low": 0.25, "high": 0.75, "n": 12},
+        "control": {"value": 0.1, "low": 0.0, "high": 0.2, "n": 99},
         "excludes_control": True,
         "p_value": 0.01,
         "summary": "It does.",
@@ -94,7 +95,7 @@ HOSTILE_PAGES = {
     "disputes_table": disputes_table([Dispute(key=KEY, why=HOSTILE)]),
     "queue_table": queue_table([item(why=HOSTILE, lease=lease(author=HOSTILE, expires=HOSTILE))]),
     "leases_table": leases_table([lease(author=HOSTILE)]),
-    "evidence_page": evidence_page([evidence(author=HOSTILE, id=HOSTILE, kind=HOSTILE)], {}),
+    "evidence_page": evidence_page([evidence(author=HOSTILE, id=HOSTILE, kind=HOSTILE)], {}, "xyz"),
     "hypotheses_page": hypotheses_page([hypothesis(text=HOSTILE, note=HOSTILE, evidence=[HOSTILE], author=HOSTILE)]),
     "log_page": log_page([entry(text=HOSTILE, author=HOSTILE)]),
 }  # fmt: skip
@@ -137,17 +138,38 @@ def test_an_effect_that_nobody_measured_is_no_zero():
 
 
 def test_evidence_about_one_component_names_it_once():
-    one = shown(evidence_page([evidence(), evidence(id="sweep-2")], {"sweep-1": 0.02}))
+    one = shown(evidence_page([evidence(), evidence(id="sweep-2")], {"sweep-1": 0.02}, "abc"))
     assert one.count(KEY) == 1
-    two = shown(evidence_page([evidence(), evidence(key="h.0.mlp.c_fc:2")], {}))
+    two = shown(evidence_page([evidence(), evidence(key="h.0.mlp.c_fc:2")], {}, "abc"))
     assert "h.0.mlp.c_fc:2" in two
 
 
-def test_evidence_shows_the_corrected_p_value():
-    line = next(
-        line for line in shown(evidence_page([evidence()], {"sweep-1": 0.02})).splitlines() if "sweep-1" in line
-    )
-    assert line.split() == ["sweep-1", "counterfactual", "0.500", "0.250", "to", "0.750", "yes", "0.02", "ann"]
+def test_evidence_shows_effect_beside_control_and_both_p_values():
+    page = shown(evidence_page([evidence()], {"sweep-1": 0.02}, "abc"))
+    line = next(line for line in page.splitlines() if "sweep-1" in line)
+    effect, control = "0.500 [0.250, 0.750]", "0.100 [0, 0.200]"
+    assert line.split() == [
+        "sweep-1",
+        *effect.split(),
+        *control.split(),
+        "yes",
+        "0.01",
+        "0.02",
+        "ann",
+    ]
+
+
+def test_evidence_without_control_or_p_value_shows_none():
+    page = shown(evidence_page([evidence(control=None, p_value=None, excludes_control=None)], {}, "abc"))
+    line = next(line for line in page.splitlines() if "sweep-1" in line)
+    assert line.split()[-5:] == ["–", "–", "–", "–", "ann"]
+
+
+def test_evidence_of_other_harvests_says_which():
+    mixed = shown(evidence_page([evidence(), evidence(id="sweep-2", harvest_id="def")], {}, "abc"))
+    assert {"abc", "def"} <= set(mixed.split())
+    assert "def" in shown(evidence_page([evidence(harvest_id="def")], {}, "abc")).split()
+    assert "harvest" not in shown(evidence_page([evidence()], {}, "abc")).splitlines()[1].split()
 
 
 def test_log_entries_keep_their_lines():
