@@ -11,13 +11,17 @@ DEV := $(VENV)/.dev-installed
 
 # Two targets would otherwise install into one environment at the same time.
 .NOTPARALLEL:
-.PHONY: demo test clients check format type bench bench-large-vocab bench-scale bench-read bench-mcp bench-llm bench-cost clean
+.PHONY: demo test test-all clients check format type bench bench-large-vocab bench-scale bench-read bench-mcp bench-llm bench-cost clean
 
 demo: $(RUNTIME)
 	$(BIN)/spd-tools demo
 
 # Whole files go to a process: the tests of one share what is costly to set up.
 test: $(DEV)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slurm and not long"
+
+# With those that take minutes (kills at every write, calibration, training) and those on a real SLURM.
+test-all: $(DEV)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Programs that the tests of tests/clients drive: Claude Code, the MCP Inspector, the conformance suite.

@@ -58,6 +58,8 @@ def run_task(folder: Path, name: str, rank: int, submission: int) -> None:
         file = TaskFile.begin(job.tasks, name, rank, submission)
         print(_headline(file), file=sys.stderr)
         result = _Attempt(job, request, step, file).run()
+        for number in (signal.SIGUSR2, signal.SIGTERM):  # a late one would kill the process while it shuts down
+            signal.signal(number, signal.SIG_IGN)
         file.update(status="finished", ended=time.time(), result=result, **_all_done(file))
     except SystemExit:
         raise

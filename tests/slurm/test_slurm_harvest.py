@@ -140,6 +140,18 @@ def test_without_accounting_the_status_is_the_same(node, reference, tmp_path_fac
         assert desk.store(desk.wait(job_id, "finished")) == reference.store
 
 
+def test_a_signal_to_a_task_that_has_finished_undoes_nothing(desk):
+    """The time limit's warning may come while the interpreter shuts down: it would then kill the process, SLURM would
+    take the task for failed, and what depends on it would be cancelled."""
+    desk.close_gate("linger", "")
+    job_id = desk.submit(workers=1)
+    wait_for("the first task has nothing more to do", desk.gate("lingering").exists)
+    desk.node.ask("scancel", "--signal=USR2", desk.tasks(job_id, "prepare")[0]["slurm_id"])
+    desk.gate("linger").unlink()
+    desk.wait(job_id, "finished")
+    assert desk.tasks(job_id, "prepare")[0]["attempt"] == 1
+
+
 def test_a_task_gets_what_its_profile_asks_for(desk):
     profile = SlurmProfile(umask="0027", gpus=1, cpus_per_task=2, setup=("SAID='a b'",), job_suffix="mine", time=5)
     look = "(oct(__import__('os').umask(0)), dict(__import__('os').environ))"

@@ -3,11 +3,13 @@ wants them. The code that they run is the real one. Files in SPD_TEST_GATES say 
 
 slow          holds the seconds that every batch of a rank takes which nobody has begun before
 hold-RANK     the rank's first attempt stops before the fsync of a segment until the file is gone; it makes holding-RANK
+linger        a process that has nothing more to do ends when the file is gone; it makes lingering
 fail-RANK     holds "raise" or "kill": what the rank does at its first batch
 """
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -84,6 +86,14 @@ def _held(fsync):
     return held
 
 
+def _linger():
+    if _gate("linger") is not None:
+        (Path(os.environ["SPD_TEST_GATES"]) / "lingering").touch()
+        _wait_while("linger")
+
+
 if "SPD_TEST_GATES" in os.environ:
+    if "SLURM_JOB_ID" in os.environ:
+        atexit.register(_linger)
     sys.meta_path.insert(0, _WorkerFinder)
     os.fsync = _held(os.fsync)
