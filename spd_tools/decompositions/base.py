@@ -135,6 +135,10 @@ class Decomposition(ABC):
         Layers named in neither run as the target does.
         """
 
+    def run_logits(self, tokens: Tensor, masks: Mapping[str, Tensor] | None = None, delta: float = 1.0) -> Tensor:
+        """Logits [batch, seq, vocab] of ``run``; cheaper where activations have to be computed apart from them."""
+        return self.run(tokens, masks, delta=delta).logits
+
     @abstractmethod
     def read_vectors(self, layer: str) -> Tensor:
         """[C, d_in]: directions that the layer's components read."""

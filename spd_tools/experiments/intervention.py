@@ -197,13 +197,15 @@ def logit_pair(
     changed_ones = is_it & here[..., None]  # [batch, seq, C]
     if intervention.mode == "alone":
         assert intervention.where == "everywhere"  # the share of uncovered weights is one number for all positions
-        without = decomposition.run(tokens, {layer: torch.zeros(changed_ones.shape, device=tokens.device)}, delta=0.0)
-        return without.logits, decomposition.run(tokens, {layer: changed_ones.float()}, delta=0.0).logits
+        nothing = torch.zeros(changed_ones.shape, device=tokens.device)
+        without = decomposition.run_logits(tokens, {layer: nothing}, delta=0.0)
+        return without, decomposition.run_logits(tokens, {layer: changed_ones.float()}, delta=0.0)
     ones = torch.ones(changed_ones.shape, device=tokens.device)
-    unchanged = decomposition.run(tokens, {layer: ones})
     if intervention.mode == "remove":
-        return unchanged.logits, decomposition.run(tokens, {layer: (~changed_ones).float()}).logits
+        unchanged = decomposition.run_logits(tokens, {layer: ones})
+        return unchanged, decomposition.run_logits(tokens, {layer: (~changed_ones).float()})
     assert intervention.value is not None
+    unchanged = decomposition.run(tokens, {layer: ones})
     natural = unchanged.activations[decomposition.ranking_kind][layer]
     clamp: dict[str | ComponentKey, float | Tensor] = {
         ComponentKey(layer, one): torch.where(changed_ones[..., one], intervention.value, natural[..., one])

@@ -73,6 +73,15 @@ def test_masks_of_ones_with_the_delta_change_nothing(decomposition, seed, chosen
 
 @SLOW_FIXTURE
 @given(seed=SEEDS, delta=st.floats(-1, 2), layer=st.sampled_from([*SMALL_LAYERS, "wte"]))
+def test_logits_alone_are_those_of_a_run(decomposition, seed, delta, layer):
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.rand(*TOKENS.shape, decomposition.layers[layer], generator=generator)
+    run = decomposition.run(TOKENS, {layer: mask}, delta=delta)
+    assert torch.equal(decomposition.run_logits(TOKENS, {layer: mask}, delta=delta), run.logits)
+
+
+@SLOW_FIXTURE
+@given(seed=SEEDS, delta=st.floats(-1, 2), layer=st.sampled_from([*SMALL_LAYERS, "wte"]))
 def test_a_layer_computes_the_formula(decomposition, run_with_everything, seed, delta, layer):
     generator = torch.Generator().manual_seed(seed)
     mask = torch.rand(*TOKENS.shape, decomposition.layers[layer], generator=generator)

@@ -197,8 +197,25 @@ class SpdDecomposition(Decomposition):
             SpdToolsError: for an unknown layer or component, a mask of another shape, or unfit tokens.
         """
         tokens = self._checked(tokens)
-        masks = self._checked_masks(masks or {}, tokens)
-        clamped = self._checked_clamps(clamp or {}, tokens)
+        logits, inputs, inner, changed = self._changed(tokens, masks or {}, clamp or {}, delta)
+        inputs = self._complete(inputs)
+        pre_ci = self._pre_ci(inputs, inner)
+        return self._output(logits, inputs, pre_ci, inner | changed)
+
+    def run_logits(self, tokens: Tensor, masks: Mapping[str, Tensor] | None = None, delta: float = 1.0) -> Tensor:
+        """Logits of ``run``, without the causal importances and activations of the other layers."""
+        return self._changed(self._checked(tokens), masks or {}, {}, delta)[0]
+
+    def _changed(
+        self,
+        tokens: Tensor,
+        masks: Mapping[str, Tensor],
+        clamp: Mapping[str | ComponentKey, float | Tensor],
+        delta: float,
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        """Logits; what each module read; x V of the changed layers, before and after mask and clamp."""
+        masks = self._checked_masks(masks, tokens)
+        clamped = self._checked_clamps(clamp, tokens)
         changed: dict[str, Tensor] = {}
         inner: dict[str, Tensor] = {}
 
@@ -215,9 +232,7 @@ class SpdDecomposition(Decomposition):
         replaced = {layer.module: forward_of(name, layer) for name, layer in named.items()}
         with self._observed(tokens) as inputs, forwards_replaced(replaced):
             logits = self._logits(tokens)
-        inputs = self._complete(inputs)
-        pre_ci = self._pre_ci(inputs, inner)
-        return self._output(logits, inputs, pre_ci, inner | changed)
+        return logits, inputs, inner, changed
 
     @torch.no_grad()
     def read_vectors(self, layer: str) -> Tensor:
