@@ -71,6 +71,7 @@ def on_planted(short_subjects) -> list[tuple[str, Rule, int, list[str], AblateRe
     ]
 
 
+@pytest.mark.long
 def test_every_planted_effect_is_listed(on_planted):
     for name, rule, direction, words, result in on_planted:
         found = listed(result.raises if direction > 0 else result.lowers)
@@ -78,6 +79,7 @@ def test_every_planted_effect_is_listed(on_planted):
         assert found >= set(words) if rule.notes else found == set(words), name
 
 
+@pytest.mark.long
 def test_planted_effects_stand_out_from_what_like_components_do(on_planted):
     assert_detected(
         (name, result.effect.value * direction > 0 and result.p_value <= 0.05 and result.excludes_control)
@@ -121,6 +123,7 @@ def assert_seldom_found(results: list[AblateResult]) -> None:
         assert sum(found) <= MOST_FALSE_POSITIVES
 
 
+@pytest.mark.long
 def test_nothing_is_found_where_nothing_was_planted(short_subjects):
     """Random components and random tokens: which of them is asked about is arbitrary."""
     subject = short_subjects[0]
@@ -135,6 +138,7 @@ def test_nothing_is_found_where_nothing_was_planted(short_subjects):
     assert_seldom_found(results)
 
 
+@pytest.mark.long
 def test_nothing_is_found_where_every_component_moves_every_token(dense):
     small = {"n_sites": 2, "n_controls": 39, "limit": 1}
     results = dense_nulls(

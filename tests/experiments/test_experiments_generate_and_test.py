@@ -151,6 +151,7 @@ def test_a_label_that_is_too_narrow_is_found_out_by_near_misses(subject):
     assert found.near_miss_specificity.value < 1
 
 
+@pytest.mark.long
 def test_at_most_18_of_200_null_tries_reach_5_percent(subjects):
     seen = 0
     for number in range(200):

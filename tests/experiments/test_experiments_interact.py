@@ -55,6 +55,7 @@ def planted_pairs(subject: Subject, seed: int) -> list[tuple[str, list[int], lis
     return pairs
 
 
+@pytest.mark.long
 def test_conjunctions_gates_and_bigrams_are_recovered(short_subjects):
     assert_detected(
         (
@@ -87,12 +88,14 @@ def assert_both_places_calibrated(results: list[Result]) -> None:
     assert sum(min(result.p_other_first, result.p_other_second) < 1 for result in results) >= NULL_TRIES // 5
 
 
+@pytest.mark.long
 def test_random_pairs_on_random_components_seldom_differ(short_subjects):
     assert_both_places_calibrated(
         null_results(short_subjects, "interact", lambda subject, rng: any_pair(rng, *any_words(subject, rng, 2)))
     )
 
 
+@pytest.mark.long
 def test_random_tokens_seldom_differ_where_every_token_moves_everything(dense):
     def any_tokens(rng: np.random.Generator) -> dict[str, Any]:
         pair = any_pair(rng, *seen_tokens(dense, rng, 2))

@@ -42,6 +42,7 @@ def is_a_pair(subject, name):
     return sum(pairs) >= 6 and bool(result.excludes_control)
 
 
+@pytest.mark.long
 def test_what_is_enough_is_found_and_random_components_need_more_than_two_tokens(short_subjects):
     # A random component needs the last four tokens and its position: of two, none is better than any others.
     nulls = null_results(

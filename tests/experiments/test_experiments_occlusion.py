@@ -56,6 +56,7 @@ def blocker_is_found(subject, name):
     return result.chosen in (-1, -2, -3) and bool(result.excludes_control) and raised
 
 
+@pytest.mark.long
 def test_needed_tokens_and_blockers_are_found_and_random_components_have_none(short_subjects):
     assert_calibrated(
         null_results(

@@ -25,6 +25,7 @@ MOVABLE = ("because", "bigram-city-1", "recent-person", "after-the", "always", "
 SMALL = {"n_contexts": 12, "n_draws": 2}
 
 
+@pytest.mark.long
 def test_positional_components_are_found_and_others_are_not(subjects, short_subjects):
     assert_calibrated(
         null_results(
@@ -66,6 +67,7 @@ def matter(result):
 FEW = {"mode": "distance", "max_distance": 2, "n_contexts": 4, "n_draws": 1, "n_controls": 19}
 
 
+@pytest.mark.long
 def test_distances_of_cues_are_found_and_random_components_have_none(short_subjects):
     assert_calibrated(
         null_results(short_subjects, "position", lambda subject, rng: {"cue": any_words(subject, rng, 1)[0], **FEW})
@@ -80,6 +82,7 @@ def test_distances_of_cues_are_found_and_random_components_have_none(short_subje
     assert_detected(tries)
 
 
+@pytest.mark.long
 def test_random_cues_have_no_effect_where_every_token_has_one(dense):
     results = dense_nulls(dense, "position", lambda rng: {"cue": seen_tokens(dense, rng, 1)[0], **FEW})
     assert_calibrated(results)

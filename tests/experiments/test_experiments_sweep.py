@@ -84,6 +84,7 @@ def found(subject, name, parameters, raises):
     return result.p_value <= 0.05 and bool(result.excludes_control) and right_way
 
 
+@pytest.mark.long
 def test_triggers_are_found_and_random_components_have_none(short_subjects):
     assert_calibrated(
         null_results(
@@ -99,6 +100,7 @@ def test_triggers_are_found_and_random_components_have_none(short_subjects):
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("n_tokens", [1, 3])
 def test_random_tokens_have_no_effect_where_every_token_has_one(dense, n_tokens):
     results = dense_nulls(

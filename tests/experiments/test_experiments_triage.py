@@ -99,6 +99,7 @@ def test_norms_are_those_of_the_vectors(subject):
     assert result.read_norm.of == len(read)
 
 
+@pytest.mark.long
 def test_a_random_component_seldom_differs_from_its_controls(short_subjects):
     subject, rng = short_subjects[1], np.random.default_rng(0)
     alive = np.flatnonzero(subject.harvest.firing_counts)

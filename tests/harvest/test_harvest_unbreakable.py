@@ -91,6 +91,7 @@ def finished() -> dict[str, object]:
     return contents(folder) | {"manifest.json": json.loads((folder / "manifest.json").read_text())}
 
 
+@pytest.mark.long
 def test_killed_at_every_write_fsync_and_rename(undisturbed, tmp_path, monkeypatch):
     operation = 0
     while True:
@@ -109,6 +110,7 @@ def test_killed_at_every_write_fsync_and_rename(undisturbed, tmp_path, monkeypat
     assert operation > 60
 
 
+@pytest.mark.long
 def test_killed_at_twenty_random_moments(undisturbed):
     start = time.monotonic()
     os.waitpid(in_child(lambda: harvest_everything([0, 1])), 0)
