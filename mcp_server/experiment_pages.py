@@ -56,9 +56,12 @@ def result_page(result: Result, spelling: TokenText, remark: str | None = None) 
         remark: what to know about where it was computed.
     """
     from spd_tools.experiments.generate_and_test import only_proposes
+    from spd_tools.experiments.unknown_words import unknown_remark
 
     stored = not only_proposes(result)
     parts = [_head(result, stored), QUOTED, *([] if remark is None else [inert(remark, _TEXT)])]
+    unknown = unknown_remark(result.request, spelling)
+    parts += [] if unknown is None else [quoted(unknown, _TEXT)]
     parts += _body(result, spelling)
     if stored:
         run = name_of(result.subject.run_id)

@@ -13,6 +13,7 @@ from mcp.server.mcpserver.tools import Tool
 from pydantic import Field
 
 from mcp_server.experimenter import Experimenter
+from mcp_server.guides import context_description, description
 from mcp_server.parameters import (
     Author,
     Base,
@@ -38,10 +39,10 @@ class InputExperiments:
     def tools(self) -> list[Tool]:
         """All of them."""
         return [
-            tool(self.probe, "Activations on typed texts", EXPERIMENTS),
-            tool(self.sweep, "Substitution sweep: is a token the cause?", EXPERIMENTS),
-            tool(self.minimal_context, "Which context does it need?", EXPERIMENTS),
-            tool(self.interact, "Do two tokens need or block each other?", EXPERIMENTS),
+            tool(self.probe, "Activations on typed texts", EXPERIMENTS, description("probe")),
+            tool(self.sweep, "Substitution sweep: is a token the cause?", EXPERIMENTS, description("sweep")),
+            tool(self.minimal_context, "Which context does it need?", EXPERIMENTS, context_description()),
+            tool(self.interact, "Do two tokens need or block each other?", EXPERIMENTS, description("interact")),
         ]
 
     async def probe(
@@ -55,12 +56,7 @@ class InputExperiments:
         run: Run = "",
         harvest: HarvestId = "",
     ) -> str:
-        """Activations of a component at every token of texts that you write, or of rows of the harvest ("row:12").
-
-        The quickest way to try an idea: vary one thing at a time and give the variants together. A probe shows that it
-        fires on these texts, not why, and supports no label. Texts used here cannot be used in generate_and_test
-        afterwards: keep fresh ones for that. Next: sweep or minimal_context, which have controls.
-        """
+        """Run texts."""
         return await self._experimenter.run(context, "probe", key, {"texts": texts}, author, run, harvest)
 
     async def sweep(
@@ -97,15 +93,7 @@ class InputExperiments:
         run: Run = "",
         harvest: HarvestId = "",
     ) -> Answer:
-        """Is a token the cause? Puts each candidate into many contexts, beside tokens of like frequency as controls.
-
-        offset 0 replaces the token at which the response is measured, -1 the one before, and so on. With base random, a
-        token that sets it off does so in any context; with base firing, one that blocks it shows as a drop. Each
-        candidate is ranked among its controls, and effect, control and p are about the candidates as a set: give
-        together what your hypothesis says belongs together (a class), and what should fail in a sweep of its own. An
-        interval outside the control's is counterfactual evidence for an input view. It does not show what else is
-        needed: see minimal_context and interact.
-        """
+        """Put tokens into contexts."""
         fields = {
             "tokens": tokens,
             "offset": offset,
@@ -175,16 +163,7 @@ class InputExperiments:
         run: Run = "",
         harvest: HarvestId = "",
     ) -> Answer:
-        """Which context does it need? Four questions, one per mode.
-
-        minimal: the shortest context that keeps 80 % of the response, and which of its tokens are needed; length 1
-        means that the firing token alone does it. occlusion: the tokens at each offset are replaced in turn, at firings
-        (what it needs) or, with at=silent and on=[its trigger], where it stayed silent (what blocks it: a gate). At
-        firings it always finds something, whatever the label is: it says where the cause lies and tests no label.
-        position: the end of a context is moved through the row: does it care where it stands? distance: a cue token is
-        moved away from the measured position: how far back does it still matter? All are counterfactual. None says
-        which other tokens would do as well: sweep at the offset that was found.
-        """
+        """Replace what stands before a firing; an experiment per mode."""
         asked = {
             "places": places,
             "share": share,
@@ -244,14 +223,7 @@ class InputExperiments:
         run: Run = "",
         harvest: HarvestId = "",
     ) -> Answer:
-        """Do two tokens need or block each other? I = f(B+i+j) - f(B+i) - f(B+j) + f(B) for all pairs, as a heatmap.
-
-        I above 0: both together do more than each alone (conjunction, bigram); below 0: one takes away what the other
-        brings (gate), or either is enough (or). A pair is ranked among other tokens of like frequency in the place of
-        either, in the same contexts, and must differ in both; effect, control and p are about all tokens of a place as
-        a set: give the class that your hypothesis names, as members left out may be controls. Gating activations
-        saturate, which looks like an interaction: keep response ranking unless you ask about firing itself.
-        """
+        """Put pairs of tokens into contexts."""
         fields = {
             "first_tokens": first_tokens,
             "second_tokens": second_tokens,

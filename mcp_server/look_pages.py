@@ -14,6 +14,7 @@ from spd_tools.store.harvest import Harvest
 from spd_tools.store.inventory import StoredHarvest
 from spd_tools.store.records import CorrelatedComponent, Example, Side, TokenScore
 from spd_tools.store.tokentext import TokenText
+from spd_tools.wording import plural
 
 _NAME = 80
 _LAYERS = 24
@@ -206,7 +207,7 @@ def _regions(regions: Regions, spelling: TokenText) -> str:
     negative = sum(region.negative.firing_count for region in regions.regions) / regions.logged_firings
     title = (
         f"## Regions of |{name_of(regions.kind)}| (maximum {number(regions.effective_max)}: 99.5th percentile of "
-        f"{regions.logged_firings:,} logged firings). The core says what it means, the extreme alone misleads."
+        f"{plural(regions.logged_firings, 'logged firing')}). The core says what it means, the extreme alone misleads."
     )
     if BOTH_SIGNS <= negative <= 1 - BOTH_SIGNS:
         names = ["region", "above", "positive", "most frequent tokens", "negative", "most frequent tokens"]
@@ -272,5 +273,5 @@ def _cofiring(found: Overview, spelling: TokenText) -> Iterator[str]:
         ]
         for other in cofiring.by_pmi
     ]
-    title = f"## Fires together with, by PMI (of {cofiring.n_partners:,} components)"
+    title = f"## Fires together with, by PMI (of {plural(cofiring.n_partners, 'component')})"
     yield title + "\n" + table(["component", "both", "expected", "Jaccard", "PMI", "it fires most on"], rows)

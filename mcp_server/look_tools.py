@@ -35,8 +35,10 @@ from spd_tools.errors import SpdToolsError
 from spd_tools.render.numbers import percent
 from spd_tools.store.harvest import Harvest
 from spd_tools.store.records import ExampleKind, PairMetric, Side, TokenMetric
+from spd_tools.wording import plural
 
 if TYPE_CHECKING:
+    from spd_tools.experiments import Result
     from spd_tools.investigate import Investigation
 
 Density = Annotated[float, Field(ge=0, le=1)]
@@ -197,12 +199,16 @@ class Look:
         if side != "input" or offset:
             raise SpdToolsError("Enrichment is of input tokens, from the first on; leave side and offset out.")
         opened.keys.flat(key)
-        result = await self._models.use(
-            call,
-            opened,
-            f"enrichment of {look_pages.name_of(key)}",
-            lambda found: found.run("enrichment", {"key": key, "limit": limit}, author=author_of(author)),
-        )
+
+        def enrich(investigation: Investigation) -> Result:
+            from spd_tools.experiments.enrichment import EnrichmentResult
+
+            fields = {"key": key, "limit": limit}
+            result = investigation.run("enrichment", fields, author=author_of(author))
+            assert isinstance(result, EnrichmentResult)
+            return result.model_copy(update={"strongest": result.fired_on})
+
+        result = await self._models.use(call, opened, f"enrichment of {look_pages.name_of(key)}", enrich)
         return capped(result_page(result, opened.token_texts), _NARROWER)
 
     async def correlations(
@@ -271,8 +277,8 @@ def _token_page(harvest: Harvest, key: str, side: Side, metric: TokenMetric, lim
     lists = stats.lists(metric, limit + offset)
     shown = lists.top[offset:]
     page = [
-        f"{look_pages.name_of(key)}: {side} tokens by {metric}, {stats.firing_count:,} firings on {stats.n_tokens:,} "
-        f"tokens. {shown_range(offset, len(shown), lists.n_eligible, 'tokens')} {QUOTED}",
+        f"{look_pages.name_of(key)}: {side} tokens by {metric}, {plural(stats.firing_count, 'firing')} on "
+        f"{plural(stats.n_tokens, 'token')}. {shown_range(offset, len(shown), lists.n_eligible, 'tokens')} {QUOTED}",
         look_pages.token_rows(shown, side, harvest.token_texts),
     ]
     if stats.dropped_mass is not None and stats.firing_count:
@@ -286,7 +292,7 @@ def _pairs_page(harvest: Harvest, key: str, metric: PairMetric, weakest: bool, l
     found = harvest.correlated(key, metric, limit + offset, weakest)
     shown, n_partners = found[offset:], harvest.n_partners(key)
     if not shown:
-        return f"Nothing from offset {offset} on: {n_partners:,} components fired with it at least once."
+        return f"Nothing from offset {offset} on: {plural(n_partners, 'component')} fired with it at least once."
     more = f" The next, if there are any: offset={offset + limit}." if len(shown) == limit else ""
     order = "lowest" if weakest else "highest"
     head = (

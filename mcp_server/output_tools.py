@@ -12,6 +12,7 @@ from mcp.server.mcpserver.tools import Tool
 from pydantic import Field
 
 from mcp_server.experimenter import Experimenter
+from mcp_server.guides import description
 from mcp_server.parameters import (
     MAX_NAME,
     MAX_TEXT,
@@ -36,10 +37,10 @@ class OutputExperiments:
     def tools(self) -> list[Tool]:
         """All of them."""
         return [
-            tool(self.triage, "Is a component worth anybody's time?", EXPERIMENTS),
-            tool(self.ablate, "Ablate or clamp a component", EXPERIMENTS),
-            tool(self.direct_effect, "Which tokens it writes", EXPERIMENTS),
-            tool(self.generate_and_test, "Test a label on fresh texts", EXPERIMENTS),
+            tool(self.triage, "Is a component worth anybody's time?", EXPERIMENTS, description("triage")),
+            tool(self.ablate, "Ablate or clamp a component", EXPERIMENTS, description("ablate")),
+            tool(self.direct_effect, "Which tokens it writes", EXPERIMENTS, description("direct_effect")),
+            tool(self.generate_and_test, "Test a label on fresh texts", EXPERIMENTS, description("generate_and_test")),
             tool(self.replay, "Do a stored experiment again", EXPERIMENTS),
         ]
 
@@ -56,13 +57,7 @@ class OutputExperiments:
         run: Run = "",
         harvest: HarvestId = "",
     ) -> str:
-        """Is a component worth an investigation: dead, weak or worth it. Cheap; run it first.
-
-        Density and the norms of its vectors, and the mean KL of the model's predictions when it is removed, against
-        random components of like density. Dead: it never fired. Weak: when it is removed, neither KL nor the largest
-        change of a logit comes up to removing others like it. Stop there and say so, unless there is a reason to go on.
-        Worth it says nothing about what it means. Next: overview.
-        """
+        """Is it worth anybody's time?"""
         fields = {"n_sites": n_sites, "n_controls": n_controls, "seed": seed}
         return await self._experimenter.run(context, "triage", key, fields, author, run, harvest)
 
@@ -101,14 +96,7 @@ class OutputExperiments:
         run: Run = "",
         harvest: HarvestId = "",
     ) -> str:
-        """What does it do to the predictions? Removes it (or keeps it alone, or clamps it) and compares the logits.
-
-        Change of the logits of next tokens and KL of the predictions, against random components of like density. Tokens
-        that rise when it is removed are those it suppresses; statistics over firings cannot show that. Give in `tokens`
-        those that your hypothesis names: they are tested, while the lists of raised and lowered tokens only suggest.
-        p is a rank among those components: of the KL one-sided, of named tokens on tokens of like frequency.
-        Suppression needs n_sites >= 20. It shows the effect in these contexts, not by which path. Next: direct_effect.
-        """
+        """Remove it, keep it alone or clamp it."""
         fields: dict[str, Any] = {
             "mode": mode,
             "where": where,
@@ -133,12 +121,7 @@ class OutputExperiments:
         run: Run = "",
         harvest: HarvestId = "",
     ) -> str:
-        """Which tokens it writes: its write vector through the unembedding (logit lens), most raised and most lowered.
-
-        Structural: read off the weights, no text is run. It sees only the direct path to the logits; layers in between
-        may undo it or do more, and an early layer's write vector may mean nothing there. Supports no label by itself:
-        compare with ablate.
-        """
+        """Its write vector through the unembedding."""
         return await self._experimenter.run(context, "direct_effect", key, {"limit": limit}, author, run, harvest)
 
     async def generate_and_test(
@@ -171,16 +154,7 @@ class OutputExperiments:
         run: Run = "",
         harvest: HarvestId = "",
     ) -> str:
-        """Test a label on texts written from it: does the component fire where the label says, and only there?
-
-        Two calls. First give the label, and positives and negatives written from it alone: the answer proposes near
-        misses (the positives with their trigger moved, replaced or in another context) and stores nothing. Then give
-        the same and, verbatim, those near misses of which the label says that they do NOT fire. A supported label needs
-        at least 10 positives, 10 negatives of which half are near misses, and a balanced accuracy whose interval lies
-        above 0.6; the test counts for the wording in `label` and no other. Texts that were probed or tested before, and
-        copies of harvested rows, are refused. Do not tune the label on these texts and test again on variants: write
-        down what failed, then write fresh ones.
-        """
+        """Test a label."""
         fields = {
             "label": label,
             "positives": positives,

@@ -7,13 +7,14 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 
+from mcp_server.answers import add_remark
 from spd_tools.errors import SpdToolsError
 from spd_tools.files import TEMPORARY_MARK
 from spd_tools.settings import Settings
 from spd_tools.store.harvest import Harvest
 from spd_tools.store.inventory import HOW_TO_HARVEST, find_run
 from spd_tools.store.manifest import MANIFEST
-from spd_tools.store.reader import open_harvest
+from spd_tools.store.reader import open_harvest, which_of_several
 
 KEPT_OPEN = 8
 """Harvests: each is a handful of mapped files, counts and a tokenizer."""
@@ -27,10 +28,12 @@ class Runs:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._open: OrderedDict[tuple[Path, str], tuple[_State, Harvest]] = OrderedDict()
+        self._open: OrderedDict[tuple[Path, str], tuple[_State, Harvest, str | None]] = OrderedDict()
 
     def harvest(self, run: str, harvest_id: str = "") -> Harvest:
         """The harvest asked for; without a run the only one's, without an id the newest finished one.
+
+        Where that was one of several, the answer that is being made says so.
 
         Raises:
             SpdToolsError: when there is none of that name, several to choose from, or it cannot be read.
@@ -42,12 +45,16 @@ class Runs:
             state = tuple(sorted(_finished(place[0])))
             known = self._open.get(place)
             if known is None or known[0] != state:
-                known = (state, open_harvest(run_id, harvest_id or None))
+                opened = open_harvest(run_id, harvest_id or None)
+                known = (state, opened, None if harvest_id else which_of_several(opened))
                 self._open[place] = known
             self._open.move_to_end(place)
             while len(self._open) > KEPT_OPEN:
                 self._open.popitem(last=False)
-            return known[1]
+        _, found, which = known
+        if which is not None:
+            add_remark(f"{which}: the parameter harvest chooses.")
+        return found
 
 
 def _run_id(settings: Settings, run: str) -> str:

@@ -1,4 +1,4 @@
-"""From a function to a tool: its description is the docstring, its parameters are what the signature says."""
+"""From a function to a tool: its parameters are what the signature says, its description the docstring or a guide."""
 
 from __future__ import annotations
 
@@ -46,12 +46,17 @@ class TextTool(Tool):
         return f"{self.name}: the parameter {where} does not fit ({inert(first['msg'], MAX_ERROR)}); correct it."
 
 
-def tool(function: Callable[..., Any], title: str, annotations: ToolAnnotations) -> Tool:
-    """A tool whose answer is text and which refuses parameters that it does not have."""
+def tool(
+    function: Callable[..., Any], title: str, annotations: ToolAnnotations, description: str | None = None
+) -> Tool:
+    """A tool whose answer is text and which refuses parameters that it does not have.
+
+    ``description``: what a client is told about it; default: the function's docstring.
+    """
     made = TextTool.from_function(
         answering(function),
         title=title,
-        description=inspect.cleandoc(function.__doc__ or ""),
+        description=description or inspect.cleandoc(function.__doc__ or ""),
         annotations=annotations,
         structured_output=False,
     )

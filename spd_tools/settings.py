@@ -6,6 +6,14 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+AUTHOR_VARIABLE = "SPD_TOOLS_AUTHOR"
+"""Who writes annotations, where nobody says so."""
+
+
+def author_from_environment() -> str | None:
+    """Who writes annotations by AUTHOR_VARIABLE; None where it is not set."""
+    return os.environ.get(AUTHOR_VARIABLE) or None
+
 
 @dataclass(frozen=True)
 class Settings:

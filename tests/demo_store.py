@@ -17,7 +17,7 @@ TOOLS = ("saw", "drill", "knife", "ladder", "nail", "axe", "rope", "shovel", "ha
 LABEL = "any tool word"
 POSITIVES = [
     "the green «saw» falls",
-    "a white «drill» rests here",
+    "a white «drill» rests often",
     "every dog sees this «needle»",
     "this cat keeps that «knife»",
     "seven blue «axe»",

@@ -6,6 +6,7 @@ import doctest
 import json
 import os
 import re
+import shlex
 import shutil
 import string
 import subprocess
@@ -22,13 +23,16 @@ from spd_tools.cli.parser import build_parser
 
 REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text()
+BEING_BUILT = {"decompose", "postprocess"}
+"""Commands that are not advertised yet."""
 CUT = "…"
 """A line of the README that stands for what was left out."""
+_DRAWN = re.compile(r"\b(?:h|harvest)-[0-9a-f]{12}\b")
+"""Ids of hypotheses and jobs, others each time: a command that has one is typed with the one that was printed."""
 _CHANGING = {
     r"\d+\.\d+": "#",  # sizes, seconds, and floats, whose last digit may differ between machines
     r"[\d,]+ tokens/s \S+": "# tokens/s",
     r" \d+:\d\d:\d\d": "",  # time left
-    r"\b[el]-[0-9a-f]{12}\b": "id",
     r"\d{4}-\d\d-\d\d \d\d:\d\d": "date",
     r"\b[0-9a-f]{12}\b": "id",
     r"━+": "━",
@@ -70,6 +74,13 @@ def comparable(line: str) -> str:
     return line.strip()
 
 
+def drawn(command: Command, output: str) -> dict[str, str]:
+    """Ids that the README shows below a command -> those that were printed in their places."""
+    printed = {comparable(line): line for line in output.splitlines()}
+    pairs = [(line, printed.get(comparable(line), "")) for line in command.shown]
+    return {old: new for pair in pairs for old, new in zip(*map(_DRAWN.findall, pair), strict=False)}
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """A home folder with an SPD run, texts and a tokenizer, under the names that the README uses."""
@@ -98,13 +109,14 @@ def typed(home, model):
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {name: value for name, value in os.environ.items() if name not in ("SPD_OUT_DIR", "COLUMNS")}
     found = {}
+    ids: dict[str, str] = {}
     environment |= {"HOME": str(home), "PATH": path} | model
     for command in TYPED:
         if command.line.startswith("export "):
             name, value = command.line.removeprefix("export ").split("=")
             environment[name] = value
         done = subprocess.run(
-            ["bash", "-c", command.line],
+            ["bash", "-c", _DRAWN.sub(lambda old: ids.get(old[0], old[0]), command.line)],
             cwd=home,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -115,6 +127,7 @@ def typed(home, model):
             check=False,
         )
         found[command.line] = done.returncode, done.stdout.replace(str(home), "~")
+        ids |= drawn(command, done.stdout)
     return found
 
 
@@ -128,9 +141,17 @@ def test_a_command_prints_what_the_readme_shows(outputs, command):
             assert comparable(line) in printed, f"{line!r} is not there, or not in this order"
 
 
+@pytest.mark.parametrize("line", [line for block in blocks("sh") for line in block.splitlines()])
+def test_what_needs_a_cluster_is_understood(line):
+    """`tests/slurm` does these things; here the README's words for them are read."""
+    program, *arguments = shlex.split(line)
+    assert program == "spd-tools"
+    assert build_parser().parse_args(arguments).handler
+
+
 def test_what_is_made_is_made_by_ci():
     assert [command.line for command in MADE_BY_CI] == ["make demo", "make test"]
-    assert {"make demo", "make test", "make check"} <= set((REPOSITORY / ".ci/run").read_text().splitlines())
+    assert {"make demo", "make test-all", "make check"} <= set((REPOSITORY / ".ci/run").read_text().splitlines())
 
 
 def test_python_gives_what_the_readme_shows(outputs, home, monkeypatch):
@@ -147,7 +168,7 @@ def test_every_command_is_in_the_table():
     first_column = [line.split("|")[1] for line in table.splitlines()[2:]]
     named = {words.split()[0] for cell in first_column for words in re.findall(r"`([^`]+)`", cell)}
     [choices] = [action.choices for action in build_parser()._actions if action.choices]
-    assert named == set(choices)
+    assert named == set(choices) - BEING_BUILT
 
 
 def test_links_lead_somewhere():

@@ -4,19 +4,55 @@ from __future__ import annotations
 
 import argparse
 import math
+import shutil
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
 Handler = Callable[[argparse.Namespace], None]
 Subparsers = Any
 """What ``ArgumentParser.add_subparsers`` returns; argparse keeps the class private."""
+_WIDEST_HELP = 110
+"""Columns."""
+
+
+class _Paragraphs(argparse.HelpFormatter):
+    """Keeps paragraphs apart, leaves indented ones as they are, and is no wider than is good to read."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=min(shutil.get_terminal_size().columns - 2, _WIDEST_HELP))
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        # Names of options and commands have hyphens: lines break at none of them.
+        wrap = textwrap.TextWrapper(width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
+        return "\n\n".join(part if part.startswith(" ") else wrap.fill(part) for part in text.split("\n\n"))
 
 
 class Parser(argparse.ArgumentParser):
-    """No abbreviations: a script that works today must not break when an option is added."""
+    """No abbreviations: a script that works today must not break when an option is added.
+
+    What is wrong with a subcommand's arguments is said with the usage of that subcommand.
+    """
+
+    long_description: Callable[[], str] | None = None
+    """Makes the beginning of --help, in the place of the summary."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, allow_abbrev=False, **kwargs)
+        super().__init__(*args, allow_abbrev=False, formatter_class=_Paragraphs, **kwargs)
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        """As argparse does it, but what nobody knows is refused by the subcommand whose arguments it stood among."""
+        found, unknown = self.parse_known_args(*args, **kwargs)
+        if unknown:
+            chosen = getattr(found, "parser", self)
+            chosen.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found
+
+    def format_help(self) -> str:
+        """The whole help."""
+        if self.long_description is not None:
+            self.description = self.long_description()
+        return super().format_help()
 
 
 def add_command(group: Subparsers, name: str, handler: Handler, summary: str) -> Parser:
@@ -24,7 +60,7 @@ def add_command(group: Subparsers, name: str, handler: Handler, summary: str) ->
     parser: Parser = group.add_parser(name, help=summary, description=summary)
     # Suppressed: a subcommand's default must not overwrite what stood before it (`runs --json show R`).
     parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON document")
-    parser.set_defaults(handler=handler)
+    parser.set_defaults(handler=handler, parser=parser)
     return parser
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from spd_tools.cli.arguments import Parser, Subparsers, add_command, add_run_options, non_negative_int
 from spd_tools.cli.notes import add_author, author_of, option
-from spd_tools.cli.output import print_json, show
+from spd_tools.cli.output import note, print_json, show
+from spd_tools.experiments.guide import GUIDES
 from spd_tools.files import write_bytes
 
 if TYPE_CHECKING:
@@ -25,11 +26,23 @@ def add_experiment(commands: Subparsers, command: str, summary: str) -> Parser:
     """
     parser = add_command(commands, command, run_experiment, summary)
     parser.set_defaults(experiment=command.replace("-", "_"))
+    parser.long_description = lambda: _guide(parser, command)
     parser.add_argument("key", metavar="KEY", help="component, for example h.0.mlp.c_fc:12")
     add_run_options(parser)
     add_author(parser)
     option(parser, "--seed", type=non_negative_int, metavar="S", help="of every random choice (default 0)")
     return parser
+
+
+def _guide(parser: Parser, command: str) -> str:
+    """What the experiment asks, what its result shows, and a line to type."""
+    guide = GUIDES[command.replace("-", "_")]
+    options = {action.dest: action.option_strings[0] for action in reversed(parser._actions) if action.option_strings}
+
+    def spelt(name: str) -> str:
+        return name.replace("_", "-") if name in GUIDES else options.get(name, name)
+
+    return f"{guide.text(spelt)}\n\nFor example, on the demo:\n\n  {parser.prog} {guide.example}"
 
 
 def add_plot(parser: Parser, what: str) -> None:
@@ -47,8 +60,12 @@ def run_experiment(args: argparse.Namespace) -> None:
     given = {name: value for name, value in vars(args).items() if name in fields}
     author = author_of(args)
     harvest = open_chosen(args)
+    investigation = Investigation(harvest)
     with working(f"{args.experiment.replace('_', ' ')}, {args.key}"):
-        result = Investigation(harvest).run(args.experiment, given, author=author)
+        result = investigation.run(args.experiment, given, author=author)
+    remark = investigation.remark(result)
+    if remark is not None:
+        note(remark)
     if getattr(args, "plot", None) is not None:
         write_bytes(args.plot, _plot(result))
     show_result(args, harvest, result)
@@ -71,9 +88,17 @@ def _plot(result: Result) -> bytes:
 
 
 def show_result(args: argparse.Namespace, harvest: Harvest, result: Result) -> None:
-    """Print a result."""
+    """Print a result; one that is only a proposal is not stored, so it has no id to be cited by.
+
+    As JSON it names words of its texts that the vocabulary lacks, where there are any, as unknown_words.
+    """
+    from spd_tools.experiments.generate_and_test import only_proposes
+    from spd_tools.experiments.unknown_words import unknown_words
+
     if args.json:
-        print_json(result)
+        document = result.model_dump(mode="json", exclude={"id", "kind"} if only_proposes(result) else None)
+        unknown = unknown_words(result.request, harvest.token_texts)
+        print_json({**document, "unknown_words": unknown} if unknown else document)
         return
     from spd_tools.render.experiments import result_page
 

@@ -49,7 +49,7 @@ def _add_triage(commands: Subparsers) -> None:
     _add_counts(
         triage,
         n_sites="firings, of it and of each control (default 8)",
-        n_controls="random components of like density (default 39)",
+        n_controls="random components of like density, at least 19 (default 99)",
     )
 
 
@@ -69,14 +69,23 @@ def _add_sweep(commands: Subparsers) -> None:
     _add_base(sweep, "--base", "contexts: any positions, where it fired, or where it did not (default random)")
     on = sweep.add_mutually_exclusive_group()
     option(on, "--on", metavar="TEXT", help="only positions of this token (before it is replaced)")
-    option(on, "--on-id", dest="on", type=non_negative_int, metavar="ID")
-    _add_counts(sweep, n_contexts="positions of the harvest (default 32)", n_controls="tokens like each (default 4)")
+    option(on, "--on-id", dest="on", type=non_negative_int, metavar="ID", help="the same by its id")
+    _add_counts(
+        sweep,
+        n_contexts="positions of the harvest (default 16)",
+        n_controls="tokens like them that candidates are ranked among, at least 19, and 20 per candidate for each to "
+        "be tested by itself (default 99)",
+    )
     _add_response(sweep)
     add_plot(sweep, "a bar chart of the responses")
 
 
 def _add_occlusion(commands: Subparsers) -> None:
-    occlusion = add_experiment(commands, "occlusion", "replace one context token at a time: which of them matter")
+    occlusion = add_experiment(
+        commands,
+        "occlusion",
+        "replace one context token at a time: where the cause lies (at firings it always finds one: it tests no label)",
+    )
     _add_base(occlusion, "--at", "positions where it fired (default), where it did not (finds what blocks it), or any")
     _add_tokens(occlusion, "--on", "on", "only positions of these tokens; silent positions need them")
     option(occlusion, "--window", type=positive_int, metavar="N", help="how far back, the token itself too (default 8)")
@@ -121,13 +130,13 @@ def _add_position(commands: Subparsers) -> None:
     _add_counts(position, n_positions="absolute: positions tried, evenly over the row (default 12)")
     cue = position.add_mutually_exclusive_group()
     option(cue, "--cue", metavar="TEXT", help="distance: the token that is moved")
-    option(cue, "--cue-id", dest="cue", type=non_negative_int, metavar="ID")
+    option(cue, "--cue-id", dest="cue", type=non_negative_int, metavar="ID", help="the same by its id")
     option(position, "--max-distance", type=positive_int, metavar="N", help="distance: the farthest tried (default 6)")
     _add_counts(
         position,
         n_contexts="positions of the harvest (default 16)",
         n_draws="random fillings of what is replaced (default 4)",
-        n_controls="distance: tokens like the cue (default 4)",
+        n_controls="distance: tokens like the cue that it is ranked among, at least 19 (default 39)",
     )
     _add_response(position)
     add_plot(position, "a curve of the responses")
@@ -144,11 +153,16 @@ def _add_interact(commands: Subparsers) -> None:
             action="extend",
             required=True,
             metavar="TEXT",
-            help="texts of one token each",
+            help="texts of one token each; those of one place are tested as a set",
         )
         _add_offset(interact, f"--{which}-offset", f"where it is put, from the measured token (default {default})")
     _add_base(interact, "--base", "contexts; mid: firings of medium strength (default random)", (*_BASES, "mid"))
-    _add_counts(interact, n_contexts="positions of the harvest (default 24)", n_controls="control grids (default 4)")
+    _add_counts(
+        interact,
+        n_contexts="positions of the harvest (default 16)",
+        n_controls="tokens like those of each place, put there instead; at least 19, and 20 per pair for each to be "
+        "tested by itself (default 39)",
+    )
     _add_response(interact)
     add_plot(interact, "a heatmap of the interactions")
 
@@ -168,7 +182,7 @@ def _add_ablate(commands: Subparsers) -> None:
     _add_counts(
         ablate,
         n_sites="positions, for it and for each control (default 32)",
-        n_controls="random components of like density (default 39)",
+        n_controls="random components of like density, at least 19 (default 99)",
         limit="longest list of raised and of lowered tokens (default 10)",
     )
 
@@ -187,8 +201,9 @@ def _add_generate_and_test(commands: Subparsers) -> None:
         "--texts",
         type=Path,
         metavar="FILE",
-        help="JSON or YAML: positives, negatives and near_misses, each a list of texts",
+        help="JSON or YAML: label, and positives, negatives and near_misses, each a list of texts",
     )
+    option(test, "--label", metavar="TEXT", help="input view that the texts were written from, word for word")
     for group, what in (
         ("positive", "fires here; «» may enclose the word on which it does"),
         ("negative", "fires nowhere here (or not on the words in «»)"),
@@ -201,10 +216,20 @@ def _generate_and_test(args: argparse.Namespace) -> None:
     if args.texts is not None:
         from spd_tools.cli.texts import read_texts
 
-        for group, texts in read_texts(args.texts).items():
+        label, groups = read_texts(args.texts)
+        if label is not None and getattr(args, "label", label) != label:
+            raise SpdToolsError(f"{args.texts} has a label and --label says another; leave one of them out.")
+        if label is not None:
+            args.label = label
+        for group, texts in groups.items():
             setattr(args, group, [*texts, *getattr(args, group, [])])
     if not getattr(args, "positives", None):
         raise SpdToolsError("There are no positive texts; give some with --texts FILE or --positive TEXT.")
+    if getattr(args, "label", None) is None:
+        raise SpdToolsError(
+            "Which label is tested is missing; give the input view that the texts were written from with --label TEXT, "
+            "or as label in --texts FILE."
+        )
     run_experiment(args)
 
 
@@ -231,7 +256,8 @@ def _replay(args: argparse.Namespace) -> None:
 def _add_tokens(parser: Parser, name: str, field: str, what: str) -> None:
     """Tokens by their text, and by id those that no text names."""
     option(parser, name, dest=field, nargs="+", action="extend", metavar="TEXT", help=what)
-    option(parser, f"{name}-id", dest=field, nargs="+", action="extend", type=non_negative_int, metavar="ID")
+    by_id = {"type": non_negative_int, "metavar": "ID", "help": "more of them, by their ids"}
+    option(parser, f"{name}-id", dest=field, nargs="+", action="extend", **by_id)
 
 
 def _add_offset(parser: Parser, name: str, what: str) -> None:

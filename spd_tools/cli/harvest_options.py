@@ -5,18 +5,23 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from spd_tools.cli.output import note
+
 if TYPE_CHECKING:
     from spd_tools.store.harvest import Harvest
 
 
 def open_chosen(args: argparse.Namespace) -> Harvest:
-    """Open it.
+    """Open it; where it is the newest of several and nobody chose it, a remark says so.
 
     Raises:
         SpdToolsError: when there is none, or several to choose from.
     """
     from spd_tools.settings import Settings
     from spd_tools.store.inventory import find_run
-    from spd_tools.store.reader import open_harvest
+    from spd_tools.store.reader import open_harvest, which_of_several
 
-    return open_harvest(find_run(Settings.from_environment(), args.run), args.harvest)
+    harvest = open_harvest(find_run(Settings.from_environment(), args.run), args.harvest)
+    if args.harvest is None and (which := which_of_several(harvest)) is not None:
+        note(f"{which}: --harvest chooses.")
+    return harvest

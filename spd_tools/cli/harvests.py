@@ -19,6 +19,7 @@ from spd_tools.cli.arguments import (
 from spd_tools.cli.output import note, print_json
 from spd_tools.cli.spreading import add_slurm_options, slurm_profile
 from spd_tools.errors import SpdToolsError
+from spd_tools.wording import plural
 
 if TYPE_CHECKING:
     from spd_tools.harvest import HarvestOutcome, HarvestRequest
@@ -184,9 +185,10 @@ def _say_started(job: Job) -> None:
     n_workers = len(job.step("workers").tasks)
     gpus = visible_gpus()
     if not gpus:
-        note(f"{job.id}: no GPU here, {n_workers} processes share the CPUs.")
+        note(f"{job.id}: no GPU here, {plural(n_workers, 'process')} on the CPUs.")
     else:
-        note(f"{job.id}: {n_workers} workers on {min(n_workers, len(gpus))} GPUs. Ctrl-C cancels; what is saved stays.")
+        where = plural(min(n_workers, len(gpus)), "GPU")
+        note(f"{job.id}: {plural(n_workers, 'worker')} on {where}. Ctrl-C cancels; what is saved stays.")
 
 
 def _is_queued(job: Job) -> bool:
@@ -231,7 +233,10 @@ def _prepare(args: argparse.Namespace) -> None:
             }
         )
     else:
-        note(f"{dataset.n_rows:,} rows of {dataset.seq_len} tokens are ready (token file {dataset.fingerprint}).")
+        note(
+            f"Ready: {plural(dataset.n_rows, 'row')} of {plural(dataset.seq_len, 'token')} (token file "
+            f"{dataset.fingerprint})."
+        )
 
 
 def report_outcome(args: argparse.Namespace, outcome: HarvestOutcome) -> None:
@@ -239,7 +244,7 @@ def report_outcome(args: argparse.Namespace, outcome: HarvestOutcome) -> None:
     if args.json:
         print_json(outcome)
         return
-    counted = f"{outcome.n_tokens:,} tokens"
+    counted = plural(outcome.n_tokens, "token")
     name = f"harvest {outcome.harvest_id} of {outcome.run_id}"
     if outcome.state == "rank finished":
         note(f"Rank {args.rank} of {name} is finished: {counted} in {outcome.seconds:.1f} s.")

@@ -16,6 +16,7 @@ from spd_tools.cli.arguments import (
 from spd_tools.cli.notes import add_noting, add_writing, author_of, notes_of, option
 from spd_tools.cli.output import note, print_json, show
 from spd_tools.errors import SpdToolsError
+from spd_tools.wording import plural
 
 if TYPE_CHECKING:
     from spd_tools.annotations import LabelRecord
@@ -247,7 +248,7 @@ def _export(args: argparse.Namespace) -> None:
     if args.json:
         print_json({"file": str(args.file), "records": n})
     else:
-        note(f"Exported {n:,} records to {args.file}.")
+        note(f"Exported {plural(n, 'record')} to {args.file}.")
 
 
 def _import(args: argparse.Namespace) -> None:

@@ -24,30 +24,43 @@ if TYPE_CHECKING:
     from spd_tools.store.harvest import Harvest
 
 _LIST_LENGTH = 20
+_ORDER = "what the list is in the order of (default pmi)"
 
 
 def add_commands(commands: Subparsers) -> None:
     """Add the commands that read a harvest."""
     overview = _add(commands, "overview", _overview, "everything about one component on one page")
-    overview.add_argument("--examples", type=non_negative_int, default=10, metavar="N", help="uniform and top examples")
-    overview.add_argument("--tokens", type=non_negative_int, default=10, metavar="N", help="tokens per list")
-    overview.add_argument("--components", type=non_negative_int, default=10, metavar="N", help="co-firing components")
+    overview.add_argument(
+        "--examples", type=non_negative_int, default=10, metavar="N", help="uniform and top examples (default 10)"
+    )
+    overview.add_argument(
+        "--tokens", type=non_negative_int, default=10, metavar="N", help="tokens per list (default 10)"
+    )
+    overview.add_argument(
+        "--components", type=non_negative_int, default=10, metavar="N", help="co-firing components (default 10)"
+    )
     _add_context(overview)
     examples = _add(commands, "examples", _examples, "texts on which a component fires")
-    examples.add_argument("--kind", choices=("uniform", "top"), default="uniform")
+    examples.add_argument(
+        "--kind", choices=("uniform", "top"), default="uniform", help="a fair sample (default), or the largest"
+    )
     _add_limit(examples)
     _add_context(examples)
     tokens = _add(commands, "tokens", _tokens, "tokens that a component fires on, or that are predicted where it fires")
-    tokens.add_argument("--side", choices=("input", "output"), default="input")
-    tokens.add_argument("--metric", choices=("recall", "precision", "lift", "pmi"), default="pmi")
+    side = "tokens it fires on (default), or that are predicted there"
+    tokens.add_argument("--side", choices=("input", "output"), default="input", help=side)
+    tokens.add_argument("--metric", choices=("recall", "precision", "lift", "pmi"), default="pmi", help=_ORDER)
     tokens.add_argument("--min-count", type=positive_float, metavar="N", help="leave out tokens with less (default 5)")
     _add_limit(tokens)
     correlations = _add(commands, "correlations", _correlations, "components that fire together with one")
-    correlations.add_argument("--metric", choices=("pmi", "jaccard", "precision", "recall"), default="pmi")
+    metrics = ("pmi", "jaccard", "precision", "recall")
+    correlations.add_argument("--metric", choices=metrics, default="pmi", help=_ORDER)
     correlations.add_argument("--weakest", action="store_true", help="least instead of most")
     _add_limit(correlations)
     similar = _add(commands, "similar", _similar, "components with a similar read or write vector (needs the run)")
-    similar.add_argument("--direction", choices=("read", "write"), default="read")
+    similar.add_argument(
+        "--direction", choices=("read", "write"), default="read", help="of which vector (default read)"
+    )
     _add_limit(similar)
     _add_search(commands)
 
@@ -60,11 +73,15 @@ def _add(commands: Subparsers, name: str, handler: Handler, summary: str) -> Par
 
 
 def _add_limit(parser: Parser) -> None:
-    parser.add_argument("--limit", type=positive_int, default=_LIST_LENGTH, metavar="N", help="longest list")
+    parser.add_argument(
+        "--limit", type=positive_int, default=_LIST_LENGTH, metavar="N", help=f"longest list (default {_LIST_LENGTH})"
+    )
 
 
 def _add_context(parser: Parser) -> None:
-    parser.add_argument("--context", type=non_negative_int, default=20, metavar="N", help="tokens to each side")
+    parser.add_argument(
+        "--context", type=non_negative_int, default=20, metavar="N", help="tokens to each side (default 20)"
+    )
 
 
 def _add_search(commands: Subparsers) -> None:
@@ -73,13 +90,18 @@ def _add_search(commands: Subparsers) -> None:
     search.add_argument("--label", metavar="WORDS", help="labels that hold all of these words, best first")
     token = search.add_mutually_exclusive_group()
     token.add_argument("--token", metavar="TEXT", help='text of one token, with its space: " the"')
-    token.add_argument("--token-id", type=non_negative_int, metavar="ID")
+    token.add_argument("--token-id", type=non_negative_int, metavar="ID", help="the same by its id")
     search.add_argument("--side", choices=("input", "output"), default="input", help="fires on it, or predicts it")
     search.add_argument("--min-count", type=positive_float, metavar="N", help="least count with the token (default 5)")
     search.add_argument("--layer", metavar="PATTERN", help='name or pattern: "h.0.*"')
-    search.add_argument("--min-density", type=share, default=0.0, metavar="D")
-    search.add_argument("--max-density", type=share, default=1.0, metavar="D")
-    search.add_argument("--sort", choices=("index", "density", "recall", "precision", "lift", "pmi"))
+    density = "share of tokens on which it fires, from 0 to 1"
+    search.add_argument("--min-density", type=share, default=0.0, metavar="D", help=f"least {density}")
+    search.add_argument("--max-density", type=share, default=1.0, metavar="D", help=f"largest {density}")
+    search.add_argument(
+        "--sort",
+        choices=("index", "density", "recall", "precision", "lift", "pmi"),
+        help="default: pmi with a token, else index",
+    )
     search.add_argument("--ascending", action="store_true", help="smallest first")
     _add_limit(search)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from spd_tools.cli.arguments import Subparsers, add_command
 from spd_tools.cli.output import note, print_json
+from spd_tools.wording import plural
 
 if TYPE_CHECKING:
     from spd_tools.store.archive import Packed
@@ -62,7 +63,7 @@ def _export(args: argparse.Namespace) -> None:
     if args.json:
         print_json({"run_id": harvest.run_id, "harvest_id": harvest.harvest_id, "folder": str(args.to)})
     else:
-        note(f"Exported {len(harvest.keys):,} components of {harvest.run_id}: {args.to}")
+        note(f"Exported {plural(len(harvest.keys), 'component')} of {harvest.run_id}: {args.to}")
 
 
 @contextmanager

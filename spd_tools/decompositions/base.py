@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import torch
 from torch import Tensor
@@ -15,6 +15,11 @@ from spd_tools.keys import ComponentKey
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+
+def computing_at(precision: Literal["f32", "bf16"], device: torch.device) -> torch.autocast:
+    """Within this a model computes at a harvest's precision: bf16 by autocast, its weights stay as they are."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,12 @@ def load_decomposition(reference: str | Path) -> Decomposition:
     """
     text = str(reference)
     name, colon, seed = text.partition(":")
+    check_reference(text)
     if text == "demo" or name == "planted":
         from spd_tools.decompositions.planted import load_planted
 
         if text == "demo":
             return load_planted(0, run_id="demo")
-        if colon and not (seed.isascii() and seed.isdigit()):
-            raise SpdToolsError(f"{text!r} names no planted decomposition: write planted or planted:SEED.")
         return load_planted(int(seed) if colon else 0)
 
     from spd_tools.decompositions.spd.loader import load_spd_run
@@ -34,6 +33,22 @@ def load_decomposition(reference: str | Path) -> Decomposition:
 
     if run := WandbRun.parse(text):
         return load_spd_run(fetch_run(run), wandb_run=run)
+    return load_spd_run(Path(text).expanduser())
+
+
+def check_reference(text: str) -> None:
+    """Refuse what cannot be loaded, without loading or downloading anything.
+
+    Raises:
+        SpdToolsError: when there is no such thing, or it is of a kind that cannot be read.
+    """
+    from spd_tools.decompositions.spd.wandb_runs import WandbRun
+
+    name, colon, seed = text.partition(":")
+    if name == "planted" and colon and not (seed.isascii() and seed.isdigit()):
+        raise SpdToolsError(f"{text!r} names no planted decomposition: write planted or planted:SEED.")
+    if text == "demo" or name == "planted" or WandbRun.parse(text):
+        return
     path = Path(text).expanduser()
     if not path.exists():
         raise SpdToolsError(
@@ -42,7 +57,6 @@ def load_decomposition(reference: str | Path) -> Decomposition:
         )
     if (format_name := foreign_format(path)) is not None:
         raise SpdToolsError(f"{path} is a dictionary in {format_name} form, which is not supported yet.")
-    return load_spd_run(path)
 
 
 def foreign_format(path: Path) -> str | None:

@@ -18,6 +18,7 @@ from spd_tools.experiments.subject import Subject
 from spd_tools.keys import ComponentKey
 from spd_tools.store.harvest import Harvest
 from spd_tools.store.records import Record
+from spd_tools.wording import plural
 
 
 class EnrichmentRequest(Request):
@@ -69,6 +70,11 @@ class EnrichmentResult(Result):
     silent: list[TokenEnrichment] | None
     """By the upper end of rate's interval, those with a rate below that elsewhere; None for components of a density
     below one half, which are silent on most tokens."""
+
+    @property
+    def fired_on(self) -> list[TokenEnrichment]:
+        """Of the strongest those on which it fired: the order of the others means nothing."""
+        return [token for token in self.strongest if token.count]
 
 
 def enrichment(subject: Subject, request: EnrichmentRequest) -> EnrichmentResult:
@@ -226,7 +232,8 @@ def _mean(rate: float | None, size: float | None) -> float | None:
 def _summary(harvest: Harvest, key: ComponentKey, first: TokenEnrichment, n_enriched: int) -> str:
     elsewhere = "" if first.rate_elsewhere is None else f", elsewhere on {first.rate_elsewhere:.2%}"
     return (
-        f"{key} fires on {first.rate.value:.1%} of the {first.total:,} occurrences of "
-        f"{harvest.token_texts.shown(first.token_id)!r}{elsewhere}; {n_enriched} tokens have a rate above its density. "
+        f"{key} fires on {first.rate.value:.1%} of {plural(first.total, 'occurrence')} of "
+        f"{harvest.token_texts.shown(first.token_id)!r}{elsewhere}; {plural(n_enriched, 'token')} with a rate "
+        "above its density. "
         "That it goes with a token does not show that the token makes it fire."
     )

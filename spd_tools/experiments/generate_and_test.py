@@ -24,6 +24,7 @@ from spd_tools.experiments.statistics import mean_of_shares, wilson
 from spd_tools.experiments.subject import MarkedText, Subject, by_length
 from spd_tools.keys import ComponentKey
 from spd_tools.store.records import Record
+from spd_tools.wording import plural
 
 Group = Literal["positive", "negative", "near miss"]
 Status = Literal["choose near misses", "tested"]
@@ -292,14 +293,14 @@ def _proposal(subject: Subject, request: GenerateAndTestRequest, candidates: lis
     return GenerateAndTestResult(
         **subject.identity(request),
         kind="structural",
-        population=f"{len(candidates)} near misses made from {len(request.positives)} positives",
+        population=f"{plural(len(candidates), 'near miss')} made from {plural(len(request.positives), 'positive')}",
         n=0,
         effect=None,
         control=None,
         p_value=None,
-        summary=f"Nothing was run yet: of these {len(candidates)} candidates return, verbatim as near_misses and with "
-        "everything else as it was, all of which the label says that they do not fire; for other candidates change "
-        "the seed or the positives.",
+        summary=f"Nothing was run yet: of these {plural(len(candidates), 'candidate')} return, verbatim as near_misses "
+        "and with everything else as it was, all of which the label says that they do not fire; for other candidates "
+        "change the seed or the positives.",
         request=request,
         status="choose near misses",
         candidates=candidates,

@@ -18,6 +18,7 @@ from spd_tools.experiments.sites import sites
 from spd_tools.experiments.statistics import ROUNDING, sign_flip_test
 from spd_tools.experiments.subject import Subject
 from spd_tools.store.records import Record
+from spd_tools.wording import plural
 
 
 class MinimalContextRequest(Request):
@@ -123,23 +124,24 @@ def minimal_context(subject: Subject, request: MinimalContextRequest) -> Minimal
     p_value = sign_flip_test(difference, subject.rng(request, "test"))
     lengths = Counter(line.length for line in lines if line.length is not None)
     offsets = Counter(offset for line in lines for offset in line.offsets)
-    where = "places that were given" if request.places else f"random firings of {request.key}"
+    n_places = plural(len(lines), "place")
+    given = f"{n_places} that {'was' if len(lines) == 1 else 'were'} given"
+    where = given if request.places else f"{plural(len(lines), 'random firing')} of {request.key}"
     enough = [line.length for line in lines if line.length is not None]
-    typical = f"{len(enough)} of {len(lines)} need at most {request.max_length} tokens" + (
-        f" (median {np.median(enough):g})" if enough else ""
-    )
+    median = f"median length {np.median(enough):g}; " if enough else ""
     common = ", ".join(f"{offset} ({n})" for offset, n in offsets.most_common(5)) or "none"
     return MinimalContextResult(
         **subject.identity(request),
         kind="counterfactual",
-        population=f"{len(lines)} {where}, other tokens replaced by random ones of the corpus",
+        population=f"{where}, other tokens replaced by random ones of the corpus",
         n=len(lines),
         effect=effect,
         control=control,
         p_value=p_value,
-        summary=f"To keep {request.share:.0%} of the {request.response} response, {typical}; needed offsets: {common}. "
-        f"The needed tokens keep {said(effect)} of it, as many others {said(control)} (p = {p_value:.2g}). Blockers "
-        "that are absent here do not show.",
+        summary=f"To keep {request.share:.0%} of the {request.response} response, a context is enough for "
+        f"{len(enough)} of {n_places} ({median}max_length {request.max_length} is the longest that was tried). Needed "
+        f"offsets: {common}. The needed tokens keep {said(effect)} of it, as many others {said(control)} (p = "
+        f"{p_value:.2g}). Blockers that are absent here do not show.",
         request=request,
         lengths=dict(sorted(lengths.items())),
         n_longer=len(lines) - len(enough),

@@ -10,6 +10,7 @@ from spd_tools.errors import SpdToolsError
 from spd_tools.experiments.records import Request, Result
 from spd_tools.experiments.subject import Subject, by_length
 from spd_tools.store.records import Record
+from spd_tools.wording import plural
 
 MAX_TEXTS = 256
 
@@ -66,13 +67,13 @@ def probe(subject: Subject, request: ProbeRequest) -> ProbeResult:
     return ProbeResult(
         **subject.identity(request),
         kind="counterfactual",
-        population=f"{len(texts)} texts that were typed in",
+        population=f"{plural(len(texts), 'text')} that {'was' if len(texts) == 1 else 'were'} typed in",
         n=sum(map(len, rows)),
         effect=None,
         control=None,
         p_value=None,
-        summary=f"{request.key} fires in {n_firing} of {len(texts)} texts, at "
-        f"{sum(len(text.firing_positions) for text in texts)} of {sum(map(len, rows))} positions.",
+        summary=f"{request.key} fires in {n_firing} of {plural(len(texts), 'text')}, at "
+        f"{sum(len(text.firing_positions) for text in texts)} of {plural(sum(map(len, rows)), 'position')}.",
         request=request,
         texts=texts,
     )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spd_tools.analysis.weights import decomposition_of
-from spd_tools.decompositions.base import Decomposition
+from spd_tools.decompositions.base import Decomposition, computing_at
 from spd_tools.errors import SpdToolsError
 from spd_tools.experiments.records import Machine, Request, Response, SubjectInfo
 from spd_tools.keys import ComponentKey
@@ -100,8 +100,7 @@ class Subject:
 
         For the model's own computation only: ranking activations that are read off inputs are computed in float32.
         """
-        bf16 = self.harvest.manifest.config.precision == "bf16"
-        return torch.autocast(self.decomposition.device.type, torch.bfloat16, enabled=bf16)
+        return computing_at(self.harvest.manifest.config.precision, self.decomposition.device)
 
     def identity(self, request: Request) -> dict[str, Any]:
         """``id``, ``subject`` and ``machine`` of the result that answers a request."""
@@ -141,7 +140,13 @@ class Subject:
                 "give rows of the harvest instead."
             )
         plain, start, stop = _without_marks(text) if marks else (text, 0, 0)
-        encoding = tokenizer.encode(plain, add_special_tokens=False)
+        try:
+            encoding = tokenizer.encode(plain, add_special_tokens=False)
+        except Exception:  # tokenizers raises it bare for a word without an unknown token to stand in
+            raise SpdToolsError(
+                f"The text {_short(text)} has a word that is not in the vocabulary of this harvest's tokenizer; leave "
+                "it out."
+            ) from None
         tokens: list[int] = list(encoding.ids)
         if not tokens:
             raise SpdToolsError(f"The text {_short(text)} has no tokens; give a longer one.")

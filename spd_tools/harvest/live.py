@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spd_tools.decompositions.base import Decomposition, LayerParts
+from spd_tools.decompositions.base import Decomposition, LayerParts, computing_at
 from spd_tools.harvest.clock import StageClock
 from spd_tools.harvest.extract import Columns, LayerActivations, Projection, extract_block
 from spd_tools.harvest.extract_device import extract_block_on_device
@@ -43,8 +43,7 @@ def run_batch(
         SpdToolsError: when an activation or a logit is NaN or infinite.
     """
     device = decomposition.device
-    bf16 = config.precision == "bf16"
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+    with torch.inference_mode(), computing_at(config.precision, device):
         with clock("forward"):
             logits, layers = decomposition.parts(torch.from_numpy(tokens).to(device, torch.int64))
         with clock("softmax"):
@@ -61,14 +60,9 @@ def _blocks(
     clock: StageClock,
 ) -> Iterator[FiringBlock]:
     keys = KeySpace(decomposition.layers)
-    bf16 = config.precision == "bf16"
     previous: tuple[Tensor, Projection] | None = None
     while True:
-        with (
-            clock("gating"),
-            torch.inference_mode(),
-            torch.autocast(decomposition.device.type, torch.bfloat16, enabled=bf16),
-        ):
+        with clock("gating"), torch.inference_mode(), computing_at(config.precision, decomposition.device):
             parts = next(layers, None)
         if parts is None:
             return

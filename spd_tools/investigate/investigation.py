@@ -62,19 +62,24 @@ class Investigation:
 
         Raises:
             SpdToolsError: for an unknown experiment, parameters that do not fit, a generate-and-test of no label or
-                with texts that the component was run on before, or whatever the experiment itself refuses.
+                with texts that the component was run on before or that are judged on words which the vocabulary
+                lacks, or whatever the experiment itself refuses.
         """
         from spd_tools.experiments import make_request, run
+        from spd_tools.experiments.unknown_words import refuse_unknown_triggers
 
         request = make_request(name, parameters)
         self.harvest.keys.flat(request.key)
         _refuse_no_label(request)
         if _only_proposes(request):
+            refuse_unknown_triggers(request, self.harvest.token_texts)
             return run(self.subject, request)
         evidence_id, answer = self._known(request)
         if answer is not None:
             return answer
         self._refuse_used_texts(request)
+        if request.experiment == _GENERATE_AND_TEST:
+            refuse_unknown_triggers(request, self.harvest.token_texts)
         result = run(self.subject, request).model_copy(update={"id": evidence_id})
         self.notes.add_evidence(result, author=author)
         return result

@@ -14,11 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from spd_tools.errors import SpdToolsError
-from spd_tools.launch.folder import Executor, JobFolder, JobRequest, here, latest_submission, new_id, plain
+from spd_tools.launch.folder import (
+    Executor,
+    JobFolder,
+    JobRequest,
+    here,
+    jobs_dir,
+    latest_submission,
+    locked,
+    new_id,
+    plain,
+)
 from spd_tools.launch.graph import Graph
 from spd_tools.launch.profiles import SlurmProfile
 from spd_tools.launch.scheduler import signal_task
-from spd_tools.launch.slurm import cancel, check_slurm, queue_submission
+from spd_tools.launch.slurm import cancel, cancel_submission, check_slurm, queue_submission
 from spd_tools.launch.snapshot import read_snapshot, take_snapshot
 from spd_tools.launch.state import read_states
 from spd_tools.launch.status import ACTIVE, Job, TaskView, job_status, list_jobs
@@ -51,31 +61,52 @@ def start_job(
         profile: of slurm.
         allow_dirty: let the copy have tracked changes that were not committed.
 
-    A request that is being worked on already is not started again: its job is returned.
+    A request that is being worked on already, from the same folder, is not started again: its job is returned.
 
     Raises:
-        SpdToolsError: when no folder can be made, no process started, the code not copied, or SLURM refuses.
+        SpdToolsError: when no folder can be made, no process started, the code not copied, SLURM refuses, or the
+            request is being worked on by the other executor.
     """
-    request = plain(request)
+    wanted = JobRequest(
+        id=new_id(kind),
+        kind=kind,
+        subject=subject,
+        request=plain(request),
+        executor=executor,
+        profile=None if profile is None else profile.model_dump(mode="json", exclude_unset=True),
+        cwd=here(),
+        created=time.time(),
+        version=installed_version(),
+    )
+    root = jobs_dir()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SpdToolsError(
+            f"No job could be made in {root}: {error.strerror}; free space or choose another SPD_OUT_DIR."
+        ) from error
+    with locked(root / ".lock"):  # two that ask for the same at the same time get the same job
+        return _at_work_on(wanted) or _start(wanted, graph, allow_dirty)
+
+
+def _at_work_on(wanted: JobRequest) -> Job | None:
     for job in list_jobs():
-        if job.status in ACTIVE and (job.kind, job.executor, job.request) == (kind, executor, request):
-            return job
+        if job.status not in ACTIVE or (job.kind, job.request) != (wanted.kind, wanted.request):
+            continue
+        if JobFolder(job.folder).request().cwd != wanted.cwd:  # relative paths mean other things there
+            continue
+        if job.executor != wanted.executor:
+            where = "a SLURM cluster" if job.executor == "slurm" else "processes of one machine"
+            raise SpdToolsError(f"{job.id} is doing that already, on {where}; wait for it or cancel it first.")
+        return job
+    return None
+
+
+def _start(wanted: JobRequest, graph: Graph, allow_dirty: bool) -> Job:
+    executor = wanted.executor
     if executor == "slurm":
         check_slurm()
-    job = JobFolder.create(
-        JobRequest(
-            id=new_id(kind),
-            kind=kind,
-            subject=subject,
-            request=request,
-            executor=executor,
-            profile=None if profile is None else profile.model_dump(mode="json", exclude_unset=True),
-            cwd=here(),
-            created=time.time(),
-            version=installed_version(),
-        ),
-        graph,
-    )
+    job = JobFolder.create(wanted, graph)
     try:
         if executor == "slurm":
             take_snapshot(job.path, allow_dirty=allow_dirty)
@@ -98,10 +129,9 @@ def cancel_job(job_id: str) -> Job:
     if before.status not in ACTIVE:
         raise SpdToolsError(f"{job_id} is {before.status} already; there is nothing to cancel.")
     job.note_cancelled()
-    ids = [task.slurm_id for step in before.steps for task in step.tasks if task.status in ACTIVE and task.slurm_id]
-    arrays = {name.split("_")[0] for name in ids}
-    if arrays:
-        cancel(arrays)
+    for submission in job.submissions():
+        if submission.executor == "slurm":
+            cancel_submission(job, submission)
     if not job.scheduler_lives():
         _stop_orphans(job)
     return job_status(job_id)
@@ -114,22 +144,27 @@ def retry_job(job_id: str) -> Job:
         SpdToolsError: when there is nothing to do again, or a local job is still at work.
     """
     job = JobFolder.find(job_id)
+    with locked(job.path / "retry.lock"):
+        _retry(job)
+    return job_status(job_id)
+
+
+def _retry(job: JobFolder) -> None:
+    job_id = job.id
     before = job_status(job_id)
-    request = job.request()
+    if before.status in ACTIVE and job.submissions()[-1].cancelled is not None:
+        raise SpdToolsError(f"{job_id} is being stopped; retry it in a moment.")
     if before.status in ACTIVE and job.scheduler_lives():
         raise SpdToolsError(_AT_WORK.format(job_id))
-    if any(task.status == "running" and task.why for step in before.steps for task in step.tasks):
-        raise SpdToolsError(f"{job_id} is being stopped; retry it in a moment.")
     ranks = _ranks_to_retry(job, before)
     if not ranks:
         what = "has finished" if before.status == "finished" else "is still at work, and nothing of it has failed"
         raise SpdToolsError(f"{job_id} {what}; there is nothing to retry.")
-    if request.executor == "slurm":
+    if before.executor == "slurm":
         check_slurm()
         doomed = [task.slurm_id for step in before.steps for task in _chosen(step.tasks, ranks.get(step.name, ()))]
         cancel({name for name in doomed if name})
     _submit(job, ranks)
-    return job_status(job_id)
 
 
 def _chosen(tasks: tuple[TaskView, ...], ranks: tuple[int, ...]) -> list[TaskView]:
@@ -153,17 +188,17 @@ def _ranks_to_retry(job: JobFolder, view: Job) -> Ranks:
 def _submit(job: JobFolder, ranks: Ranks) -> None:
     """Submit tasks: by a scheduler of ours where some run on this machine, else straight to SLURM."""
     request, graph = job.request(), job.graph()
-    submission = job.submit(request.executor, ranks)
     if request.executor == "local" or any(graph.step(name).here for name in ranks):
-        _start_scheduler(job, submission.number)
+        _start_scheduler(job, ranks)
     else:
-        queue_submission(job, submission.number)
+        queue_submission(job, job.submit(request.executor, ranks).number)
 
 
-def _start_scheduler(job: JobFolder, number: int) -> None:
+def _start_scheduler(job: JobFolder, ranks: Ranks) -> None:
     try:
         with (job.path / "lock").open("ab") as lock, job.scheduler_log.open("ab") as log:
             _wait_for_lock(lock.fileno())
+            number = job.submit(job.request().executor, ranks).number
             process = subprocess.Popen(
                 [sys.executable, "-m", "spd_tools.launch.scheduler", str(job.path), str(number)],
                 env=os.environ | _code_environment(job),

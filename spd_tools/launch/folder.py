@@ -9,11 +9,13 @@ tasks/            a state and a lock per attempt of every task (``state``)
 logs/             what every task printed
 submitit/         submitit's own files, for nobody else to read: pickles are only read by the process they start
 lock              locked by the job's scheduler on this host for as long as it lives
+*.lock            of whoever changes something at the moment
 ================  ===================================================================================================
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -25,9 +27,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, StringConstraints, TypeAdapter, ValidationError
 
 from spd_tools.errors import SpdToolsError
 from spd_tools.files import write_json
@@ -37,6 +39,9 @@ from spd_tools.store.records import Record
 
 Executor = Literal["local", "slurm"]
 JOB_ID = re.compile(r"[a-z][a-z-]{0,30}-[0-9a-f]{12}")
+SLURM_ID = re.compile(r"[0-9]{1,12}(_[0-9]{1,9})?")
+SlurmId = Annotated[str, StringConstraints(pattern=rf"^{SLURM_ID.pattern}$")]
+"""Becomes an argument of squeue and scancel: it has to be nothing but an id."""
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -66,7 +71,7 @@ class StepSubmission(Record):
 
     step: str
     ranks: tuple[int, ...]
-    ids: dict[int, str] = Field(default_factory=dict)
+    ids: dict[int, SlurmId] = Field(default_factory=dict)
     """rank -> SLURM's id of its task ("123_4", or "123" of a single one); empty until it is queued, and locally."""
 
 
@@ -103,7 +108,7 @@ class JobFolder:
         Raises:
             SpdToolsError: when it cannot be made.
         """
-        job = cls(Settings.from_environment().jobs_dir.absolute() / request.id)
+        job = cls(jobs_dir() / request.id)
         try:
             job.path.mkdir(parents=True)
             job.logs.mkdir()
@@ -125,7 +130,7 @@ class JobFolder:
         Raises:
             SpdToolsError: when there is none.
         """
-        root = Settings.from_environment().jobs_dir.absolute()
+        root = jobs_dir()
         path = root / job_id if JOB_ID.fullmatch(job_id) else None
         if path is None or not path.is_dir():
             known = ", ".join(job.id for job in cls.all()[:5]) or "none yet"
@@ -135,13 +140,15 @@ class JobFolder:
     @classmethod
     def all(cls) -> list[JobFolder]:
         """Every job's folder, newest first."""
-        root = Settings.from_environment().jobs_dir.absolute()
+        root = jobs_dir()
         if not root.is_dir():
             return []
-        found = [path for path in root.iterdir() if JOB_ID.fullmatch(path.name) and (path / "request.json").is_file()]
-        # request.json is written once, when the job is made.
-        found.sort(key=lambda path: (-(path / "request.json").stat().st_mtime_ns, path.name))
-        return [cls(path) for path in found]
+        made: list[tuple[int, str]] = []
+        for name in filter(JOB_ID.fullmatch, os.listdir(root)):
+            with contextlib.suppress(OSError):  # being made, or removed at this moment
+                # request.json is written once, when the job is made.
+                made.append((-os.stat(root / name / "request.json").st_mtime_ns, name))
+        return [cls(root / name) for _, name in sorted(made)]
 
     @property
     def id(self) -> str:
@@ -234,7 +241,10 @@ class JobFolder:
 
     def is_wanted(self, step: str, rank: int, number: int) -> bool:
         """Whether a task that was submitted under ``number`` shall still be done by that submission."""
-        latest = latest_submission(self.submissions(), step, rank)
+        submissions = self.submissions()
+        if number > len(submissions):  # a network file system shows this node an earlier state
+            return True
+        latest = latest_submission(submissions, step, rank)
         return latest is not None and latest.number == number and latest.cancelled is None
 
     def scheduler_lives(self) -> bool:
@@ -249,20 +259,10 @@ class JobFolder:
         self._change(lambda known: tuple(change(s) if s.number == number else s for s in known))
 
     def _change(self, change: Callable[[tuple[Submission, ...]], tuple[Submission, ...]]) -> tuple[Submission, ...]:
-        with self._submissions_locked():
+        with locked(self.path / "submissions.lock"):
             changed = change(self.submissions())
             write_json(self.path / "submissions.json", _SUBMISSIONS.dump_python(changed, mode="json"))
         return changed
-
-    @contextmanager
-    def _submissions_locked(self) -> Iterator[None]:
-        try:
-            lock = (self.path / "submissions.lock").open("wb")
-        except OSError as error:
-            raise SpdToolsError(f"{self.path} cannot be written: {error.strerror}; free space there.") from error
-        with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
 
     def _read(self, name: str, model: type[_Model]) -> _Model:
         path = self.path / name
@@ -285,6 +285,42 @@ def latest_submission(submissions: tuple[Submission, ...], step: str, rank: int)
 def new_id(kind: str) -> str:
     """An id for a new job."""
     return f"{kind}-{secrets.token_hex(6)}"
+
+
+def jobs_dir() -> Path:
+    """Where jobs have their folders."""
+    return Settings.from_environment().jobs_dir.absolute()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Wait until nobody else holds a lock, and hold it.
+
+    Raises:
+        SpdToolsError: when the file cannot be written, or its file system knows no locks.
+    """
+    try:
+        lock = path.open("ab")
+    except OSError as error:
+        raise SpdToolsError(f"{path} cannot be written: {error.strerror}; see to its folder.") from error
+    with lock:
+        take_lock(lock.fileno(), path)
+        yield
+
+
+def take_lock(descriptor: int, path: Path) -> None:
+    """Wait for a lock.
+
+    Raises:
+        SpdToolsError: when the file system knows no locks.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        raise SpdToolsError(
+            f"{path} cannot be locked ({error.strerror}); have the file system mounted with locks (Lustre: flock), or "
+            "choose another SPD_OUT_DIR."
+        ) from error
 
 
 def is_locked(path: Path) -> bool:

@@ -61,10 +61,13 @@ def start_harvest(
         allow_dirty: let SLURM jobs run tracked changes that were not committed.
 
     Raises:
-        SpdToolsError: as ``start_job`` does, and for a request that cannot be spread.
+        SpdToolsError: as ``start_job`` does, for a request that cannot be spread, and for a run that is not there.
     """
+    from spd_tools.decompositions.resolve import check_reference
+
     if request.device is not None and request.device.startswith("cuda:"):
         raise SpdToolsError(f"Every worker sees one GPU, as cuda; say --device cuda instead of {request.device}.")
+    check_reference(request.run)  # not after hours in a queue
     here = slurm is not None and slurm.prepare == "here"
     return start_job(
         kind="harvest",

@@ -18,6 +18,8 @@ KINDS: dict[str, str] = {
     "harvest-prepare": "spd_tools.launch.harvest_tasks:PREPARE",
     "harvest-work": "spd_tools.launch.harvest_tasks:WORK",
     "harvest-merge": "spd_tools.launch.harvest_tasks:MERGE",
+    "interpret": "spd_tools.pipeline.tasks:INTERPRET",
+    "evaluate": "spd_tools.pipeline.tasks:EVALUATE",
 }
 """Name -> module and constant; the module is imported in the task's process only."""
 

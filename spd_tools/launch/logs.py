@@ -12,6 +12,8 @@ from spd_tools.launch.status import ACTIVE, Job, job_status
 
 TAIL_BYTES = 4_000
 FOLLOW_SECONDS = 1.0
+ASK_SECONDS = {"local": 1.0, "slurm": 15.0}
+"""Between two looks at the job: on a cluster each asks its controller, which all its users share."""
 
 
 def log_path(job: Job, step: str, rank: int) -> Path:
@@ -68,8 +70,10 @@ def follow_log(job_id: str, step: str, rank: int) -> Iterator[str]:
     """A log's lines as they come, until the task has ended."""
     position = 0
     rest = b""
+    job, asked = job_status(job_id), time.monotonic()
     while True:
-        job = job_status(job_id)
+        if time.monotonic() - asked >= ASK_SECONDS[job.executor]:
+            job, asked = job_status(job_id), time.monotonic()
         ended = job.step(step).tasks[rank].status not in ACTIVE
         try:
             with log_path(job, step, rank).open("rb") as file:

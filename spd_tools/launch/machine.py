@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
+import socket
 import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO
+
+from spd_tools.errors import SpdToolsError
+from spd_tools.launch.folder import take_lock
 
 
 def visible_gpus() -> tuple[str, ...]:
@@ -26,21 +36,68 @@ def n_cpus() -> int:
     return len(os.sched_getaffinity(0))
 
 
-class GpuPool:
-    """Hands the machine's GPUs to tasks."""
+def gpu_locks(jobs: Path) -> Path:
+    """Folder with a lock per GPU of this machine, which tasks hold: jobs of one SPD_OUT_DIR share the GPUs by them."""
+    return jobs / ".gpus" / socket.gethostname()
 
-    def __init__(self, gpus: tuple[str, ...]) -> None:
+
+def gpu_lock(jobs: Path, gpu: str) -> Path:
+    """The lock of one GPU, by its name in CUDA_VISIBLE_DEVICES."""
+    return gpu_locks(jobs) / (re.sub(r"[^A-Za-z0-9-]", "_", gpu) + ".lock")
+
+
+def hold_gpus(jobs: Path, names: str) -> list[IO[bytes]]:
+    """Wait until no other task uses these GPUs; they are held until the files are closed, or the process ends.
+
+    Raises:
+        SpdToolsError: when the locks cannot be written.
+    """
+    held: list[IO[bytes]] = []
+    for name in sorted(filter(None, names.split(","))):  # in one order: no two processes wait for each other
+        lock = _open(gpu_lock(jobs, name))
+        if not _is_free(lock):
+            print(f"GPU {name} is used by another job; waiting for it.", file=sys.stderr, flush=True)
+            take_lock(lock.fileno(), Path(lock.name))
+        held.append(lock)
+    return held
+
+
+class GpuPool:
+    """Hands the machine's GPUs to tasks, and none that a task of another job uses."""
+
+    def __init__(self, gpus: tuple[str, ...], jobs: Path) -> None:
         self.gpus = gpus
+        self._jobs = jobs
         self._free = list(gpus)
+        self._held: dict[str, IO[bytes]] = {}
 
     def take(self, n: int) -> tuple[str, ...] | None:
-        """``n`` GPUs; None while too few are free. A machine without any runs everything on the CPU."""
+        """``n`` GPUs; None while too few are free. A machine without any runs everything on the CPU.
+
+        Raises:
+            SpdToolsError: when the locks cannot be written.
+        """
         if not self.gpus or n == 0:
             return ()
-        if n > len(self._free):
-            return None
-        taken, self._free = self._free[:n], self._free[n:]
-        return tuple(taken)
+        taken: list[str] = []
+        for name in self._free:
+            lock = _open(gpu_lock(self._jobs, name))
+            if not _is_free(lock):
+                lock.close()
+                continue
+            self._held[name] = lock
+            taken.append(name)
+            if len(taken) == n:
+                self._free = [name for name in self._free if name not in taken]
+                return tuple(taken)
+        self.hand_over(taken)
+        return None
+
+    def hand_over(self, taken: Iterable[str]) -> None:
+        """Let go of the locks: the task waits for them."""
+        for name in taken:
+            if (lock := self._held.pop(name, None)) is not None:
+                lock.close()
 
     def reserve(self, names: str | None) -> tuple[str, ...]:
         """Those of a task that an earlier scheduler has started, by its CUDA_VISIBLE_DEVICES."""
@@ -50,4 +107,24 @@ class GpuPool:
 
     def give_back(self, taken: tuple[str, ...]) -> None:
         """Let others have them."""
+        self.hand_over(taken)
         self._free += taken
+
+
+def _open(path: Path) -> IO[bytes]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("ab")
+    except OSError as error:
+        raise SpdToolsError(f"{path} cannot be written: {error.strerror}; see to its folder.") from error
+
+
+def _is_free(lock: IO[bytes]) -> bool:
+    """Whether nobody held it; it is held now."""
+    try:
+        fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        take_lock(lock.fileno(), Path(lock.name))  # says what is wrong
+    return True

@@ -15,12 +15,13 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, NoReturn
+from typing import IO, Any, Literal, NoReturn
 
 from spd_tools.errors import SpdToolsError
 from spd_tools.launch.folder import JobFolder, JobRequest
 from spd_tools.launch.graph import Step
 from spd_tools.launch.kinds import TaskContext, TaskStoppedError, find_kind
+from spd_tools.launch.machine import hold_gpus
 from spd_tools.launch.snapshot import read_snapshot
 from spd_tools.launch.state import TakenOverError, TaskFile, read_attempts, read_states
 from spd_tools.launch.version import installed_version
@@ -83,6 +84,7 @@ class _Attempt:
         self._requeue_asked = False
         self._requeue: Callable[[int, FrameType | None], Any] | None = None
         self._idle: Any = None
+        self._gpus: list[IO[bytes]] = []
 
     def run(self) -> dict[str, Any]:
         """What the kind returns."""
@@ -90,7 +92,10 @@ class _Attempt:
             self._listen_to_slurm()
         else:
             signal.signal(signal.SIGTERM, lambda _number, _frame: self._leave("stopped"))
+            self._gpus = hold_gpus(self._job.path.parent, os.environ.get(GPUS_VARIABLE, ""))
         self._idle = signal.getsignal(signal.SIGTERM)
+        if not self._is_wanted():  # cancelled before there was anybody to listen
+            self._leave("stopped")
         kind = find_kind(self._step.kind)
         while True:
             try:
@@ -162,20 +167,34 @@ class _Attempt:
 
     def _have_requeued(self, frame: FrameType | None) -> None:
         """Leaves with SystemExit."""
-        attempts = read_attempts(self._job.tasks, self._step.name, self._file.state.rank)[-MAX_IDLE:]
-        same = [state for state in attempts if state.submission == self._file.state.submission]
-        if len(same) == MAX_IDLE and not any(_progressed(state) for state in (*same[:-1], self._file.state)):
+        if self._gets_nowhere():
             self._leave("failed", f"It got nowhere in {MAX_IDLE} attempts; start it again with more --time.")
-        self._file.update(status="requeued")
+        try:
+            self._file.update(status="requeued")
+        except TakenOverError as error:
+            print(error, file=sys.stderr)
+            raise SystemExit(1) from None
+        except SpdToolsError as error:  # a full disk is no reason not to come back
+            print(error, file=sys.stderr)
         assert self._requeue is not None
         self._requeue(signal.SIGUSR2, frame)
+
+    def _gets_nowhere(self) -> bool:
+        """Whether none of the last attempts came further than those before them."""
+        own = self._file.state
+        attempts = read_attempts(self._job.tasks, self._step.name, own.rank)
+        same = [state for state in attempts if state.submission == own.submission and state.attempt < own.attempt]
+        done = [state.done or 0 for state in (*same, own)]
+        return len(done) >= MAX_IDLE and max(done[-MAX_IDLE:]) <= max(done[:-MAX_IDLE], default=0)
+
+    def _is_wanted(self) -> bool:
+        return self._job.is_wanted(self._step.name, self._file.state.rank, self._file.state.submission)
 
     def _stopped(self, error: TaskStoppedError) -> None:
         """What a task does that has saved its work because of a signal: returns when it shall go on."""
         if self._requeue_asked:
             self._have_requeued(None)
-        wanted = self._job.is_wanted(self._step.name, self._file.state.rank, self._file.state.submission)
-        if self._requeue is None or not wanted:
+        if self._requeue is None or not self._is_wanted():
             self._leave("stopped", str(error))
         print("Saved; going on until SLURM ends this attempt.", file=sys.stderr)
 
@@ -187,10 +206,6 @@ class _Attempt:
         except SpdToolsError as error:
             print(error, file=sys.stderr)
         raise SystemExit(1)
-
-
-def _progressed(state: Any) -> bool:
-    return state.done is not None and state.done > (state.done_before or 0)
 
 
 def _environment(job: JobFolder, request: JobRequest) -> None:

@@ -24,7 +24,7 @@ from spd_tools.launch.folder import JobFolder, Submission
 from spd_tools.launch.graph import Step
 from spd_tools.launch.machine import GpuPool, n_cpus, visible_gpus
 from spd_tools.launch.run_task import GPUS_VARIABLE, sentence_of
-from spd_tools.launch.state import TaskState, lives, read_states
+from spd_tools.launch.state import TaskState, lives, read_attempts, read_states
 from spd_tools.launch.task import Task
 
 POLL_SECONDS = 0.1
@@ -44,6 +44,8 @@ class _Running:
     """submitit's; None of one that an earlier scheduler started."""
     state: TaskState | None = None
     """Of such a one."""
+    has_begun: bool = False
+    """Whether it has claimed its GPUs itself."""
 
 
 class Scheduler:
@@ -56,9 +58,10 @@ class Scheduler:
         steps = [step for step in self._graph.steps if submission.executor == "local" or step.here]
         self._waiting = {step.name: self._ranks(submission, step) for step in steps}
         self._steps = [step for step in steps if self._waiting[step.name]]
-        self._pool = GpuPool(gpus)
+        self._pool = GpuPool(gpus, job.path.parent)
         self._running: list[_Running] = []
         self._stopping: float | None = None
+        self._asked_to_stop = False
         self._seen: int | None = None
         self._settled: dict[str, bool] = {}
         for step in steps:
@@ -76,15 +79,16 @@ class Scheduler:
         """Wait for tasks that an earlier scheduler started and that are still alive."""
         for rank, state in read_states(self._job.tasks, step.name).items():
             if state.status == "running" and lives(self._job.tasks, state):
-                self._running.append(_Running(step.name, rank, self._pool.reserve(state.gpus), None, state))
+                self._running.append(_Running(step.name, rank, self._pool.reserve(state.gpus), None, state, True))
 
     def run(self) -> None:
         """Until nothing is left that can run."""
-        signal.signal(signal.SIGTERM, self._cancel)
+        signal.signal(signal.SIGTERM, self._ask_to_stop)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for whoever watches
         while True:
             if self._stopping is None and self._is_cancelled():
-                self._stop()
+                self._stopping = time.monotonic()
+                self._signal_all(signal.SIGTERM)
             self._collect()
             if self._stopping is None:
                 self._start()
@@ -99,14 +103,34 @@ class Scheduler:
     def _collect(self) -> None:
         still: list[_Running] = []
         for task in self._running:
-            gone = task.job.done() if task.state is None else not lives(self._job.tasks, task.state)
-            if gone:
+            if self._has_ended(task):
                 self._pool.give_back(task.gpus)
-            else:
-                still.append(task)
+                continue
+            if not task.has_begun and self._has_begun(task):
+                task.has_begun = True
+                self._pool.hand_over(task.gpus)
+            still.append(task)
         self._running = still
 
+    def _has_begun(self, task: _Running) -> bool:
+        attempts = read_attempts(self._job.tasks, task.step, task.rank)
+        return bool(attempts) and attempts[-1].status == "running" and attempts[-1].submission == self._number
+
+    def _has_ended(self, task: _Running) -> bool:
+        if task.state is None:
+            if not task.job.done():
+                return False
+            # submitit's process between this one and the task may have been killed alone.
+            attempts = read_attempts(self._job.tasks, task.step, task.rank)
+            if not attempts:
+                return True
+            task.state = attempts[-1]
+        return not lives(self._job.tasks, task.state)
+
     def _is_cancelled(self) -> bool:
+        if self._asked_to_stop:
+            self._job.note_cancelled()
+            return True
         path = self._job.path / "submissions.json"
         modified = path.stat().st_mtime_ns
         if modified == self._seen:
@@ -114,25 +138,16 @@ class Scheduler:
         self._seen = modified
         return any(known.number == self._number and known.cancelled for known in self._job.submissions())
 
-    def _cancel(self, _number: int, _frame: FrameType | None) -> None:
-        if self._stopping is None:
-            self._job.note_cancelled()
-            self._stop()
-
-    def _stop(self) -> None:
-        self._stopping = time.monotonic()
-        self._signal_all(signal.SIGTERM)
+    def _ask_to_stop(self, _number: int, _frame: FrameType | None) -> None:
+        self._asked_to_stop = True
 
     def _signal_all(self, number: signal.Signals) -> None:
         for task in self._running:
-            if task.state is not None:
-                signal_task(self._job, task.state, number)
-            elif number == signal.SIGTERM:
-                task.job._process.send_signal(number)  # submitit hands it on to the task
-            else:
-                for state in read_states(self._job.tasks, task.step).values():
-                    if state.rank == task.rank:
-                        signal_task(self._job, state, number)
+            attempts = read_attempts(self._job.tasks, task.step, task.rank)
+            if attempts and signal_task(self._job, attempts[-1], number):
+                continue
+            if task.state is None:  # its process has not come so far yet
+                task.job._process.send_signal(number)
 
     # --- starts -------------------------------------------------------------------------------------------------------
 
@@ -176,11 +191,13 @@ class Scheduler:
         return _Running(step.name, rank, gpus, job)
 
 
-def signal_task(job: JobFolder, state: TaskState, number: signal.Signals) -> None:
-    """Send a signal to a task's process on this machine, if it is alive."""
-    if state.status == "running" and lives(job.tasks, state):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(state.pid, number)
+def signal_task(job: JobFolder, state: TaskState, number: signal.Signals) -> bool:
+    """Send a signal to a task's process on this machine, if it is alive; whether it is."""
+    if state.status != "running" or not lives(job.tasks, state):
+        return False
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(state.pid, number)
+    return True
 
 
 @contextlib.contextmanager
@@ -205,6 +222,7 @@ def run_submission(job: JobFolder, number: int) -> None:
     if submission.executor == "slurm":
         from spd_tools.launch.slurm import queue_submission
 
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # seconds; what is queued must not be left without a note of it
         here_done = all(has_finished(job, step) for step in job.graph().steps if step.here)
         if here_done and not _is_cancelled(job, number):
             queue_submission(job, number)

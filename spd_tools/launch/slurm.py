@@ -38,6 +38,8 @@ class Queued:
     state: str
     """PENDING, RUNNING, TIMEOUT, ..."""
     reason: str
+    name: str
+    """Of the job that it belongs to: what tells it from another one that was given the same number."""
 
     @property
     def is_live(self) -> bool:
@@ -69,29 +71,43 @@ def queue_submission(job: JobFolder, number: int) -> None:
         SpdToolsError: when SLURM refuses one; what was queued already is cancelled.
     """
     submission = next(found for found in job.submissions() if found.number == number)
-    graph, queued = job.graph(), list[str]()
+    graph = job.graph()
     try:
         for part in submission.steps:
             step = graph.step(part.step)
             if step.here:
                 continue
             ids = _queue(job, step, part.ranks, number, _dependency(job, step))
-            queued += ids.values()
             job.note_ids(number, step.name, ids)
             if not job.is_wanted(step.name, part.ranks[0], number):  # cancelled meanwhile
-                cancel(queued)
-                return
-    except Exception as error:
-        cancel(queued)
+                return cancel_submission(job, submission)
+    except BaseException as error:  # Ctrl-C, too, must not leave half of a graph in the queue
         sentence = _refusal(error)
+        try:
+            cancel_submission(job, submission)
+        except SpdToolsError as problem:
+            sentence = f"{sentence} {problem}"
         job.note_error(number, sentence)
+        if not isinstance(error, Exception):
+            raise
         raise SpdToolsError(sentence) from error
+
+
+def cancel_submission(job: JobFolder, submission: Submission) -> None:
+    """Cancel all that was submitted at once, by name: ids that were never noted are not forgotten then.
+
+    Raises:
+        SpdToolsError: when SLURM cannot be asked.
+    """
+    for part in submission.steps:
+        if not job.graph().step(part.step).here:
+            _scancel([f"--name={_full_name(job, part.step, submission.number)}"])
 
 
 def _queue(job: JobFolder, step: Step, ranks: tuple[int, ...], number: int, dependency: str | None) -> dict[int, str]:
     import submitit
 
-    profile = SlurmProfile.model_validate(job.request().profile or {})
+    profile = _profile(job)
     snapshot = read_snapshot(job.path)
     assert snapshot is not None, "taken when the job was made"
     executor = submitit.AutoExecutor(job.submitit, cluster="slurm", slurm_max_num_timeout=NEVER)
@@ -99,7 +115,7 @@ def _queue(job: JobFolder, step: Step, ranks: tuple[int, ...], number: int, depe
     def parameters(environment: dict[str, str]) -> dict[str, object]:
         return profile.submitit_parameters(
             gpus=step.gpus,
-            name=f"{job.id}-{step.name}",
+            name=_name(job, step.name, number),
             max_concurrent=step.max_concurrent or step.n_tasks,
             dependency=dependency,
             environment=environment,
@@ -110,6 +126,19 @@ def _queue(job: JobFolder, step: Step, ranks: tuple[int, ...], number: int, depe
     with _outside_of_jobs():
         jobs = executor.submit_array([Task(str(job.path), step.name, rank, number) for rank in ranks])
     return {rank: queued.job_id for rank, queued in zip(ranks, jobs, strict=True)}
+
+
+def _profile(job: JobFolder) -> SlurmProfile:
+    return SlurmProfile.model_validate(job.request().profile or {})
+
+
+def _name(job: JobFolder, step: str, number: int) -> str:
+    """No two submissions have the same: what is still running of an earlier one is not meant by it."""
+    return f"{job.id}-{step}" if number == 1 else f"{job.id}-{step}-{number}"
+
+
+def _full_name(job: JobFolder, step: str, number: int) -> object:
+    return _profile(job).submitit_parameters(gpus=0, name=_name(job, step, number))["name"]
 
 
 @contextmanager
@@ -154,9 +183,11 @@ def _as_arrays(submissions: tuple[Submission, ...], step: str, ranks: list[int])
     return found
 
 
-def _refusal(error: Exception) -> str:
+def _refusal(error: BaseException) -> str:
     if isinstance(error, SpdToolsError):
         return str(error)
+    if not isinstance(error, Exception):
+        return "It was interrupted while it was being queued."
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = next((line for line in lines if "error" in line.lower()), lines[0] if lines else type(error).__name__)
     return f"SLURM did not take the job ({said.removeprefix('sbatch: error: ')}); change the profile or its flags."
@@ -175,15 +206,30 @@ def ask_queue(ids: Iterable[str]) -> dict[str, Queued] | None:
 
 
 def _ask(arrays: list[str]) -> dict[str, Queued] | None:
-    command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r", f"--jobs={','.join(arrays)}"]
+    command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%j|%r", f"--jobs={','.join(arrays)}"]
+    # SQUEUE_PARTITION, SQUEUE_USERS and the like are filters for what people look at.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_ANSWER_SECONDS, check=False)
+        done = _run(command, environment)
     except (OSError, subprocess.TimeoutExpired):
         return None
     if done.returncode != 0 and "Invalid job id" not in done.stderr:
         return None
-    lines = (line.strip().split("|") for line in done.stdout.splitlines())
-    return {line[0]: Queued(state=line[1], reason=line[2]) for line in lines if len(line) == 3}
+    lines = (line.strip().split("|", 3) for line in done.stdout.splitlines())
+    return {line[0]: Queued(state=line[1], name=line[2], reason=line[3]) for line in lines if len(line) == 4}
+
+
+def _run(command: list[str], environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        timeout=_ANSWER_SECONDS,
+        check=False,
+    )
 
 
 def cancel(ids: Iterable[str]) -> None:
@@ -194,16 +240,16 @@ def cancel(ids: Iterable[str]) -> None:
     """
     wanted = sorted(set(ids))
     for start in range(0, len(wanted), _IDS_AT_ONCE):
-        try:
-            done = subprocess.run(
-                ["scancel", *wanted[start : start + _IDS_AT_ONCE]],
-                capture_output=True,
-                text=True,
-                timeout=_ANSWER_SECONDS,
-                check=False,
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise SpdToolsError(f"scancel cannot be run here ({error}); run this on a login node.") from None
-        if done.returncode != 0 and "Invalid job id" not in done.stderr:
-            said = (done.stderr.strip().splitlines() or ["it said nothing"])[0]
-            raise SpdToolsError(f"SLURM did not cancel the job ({said}); try again.")
+        _scancel(wanted[start : start + _IDS_AT_ONCE])
+
+
+def _scancel(arguments: list[str]) -> None:
+    # SCANCEL_STATE and the like would leave tasks out, SCANCEL_INTERACTIVE would ask.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SCANCEL_")}
+    try:
+        done = _run(["scancel", *arguments], environment)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SpdToolsError(f"scancel cannot be run here ({error}); cancel the job again, on a login node.") from None
+    if done.returncode != 0 and "Invalid job id" not in done.stderr:
+        said = (done.stderr.strip().splitlines() or ["it said nothing"])[0]
+        raise SpdToolsError(f"SLURM did not cancel the job ({said}); cancel it again.")

@@ -7,7 +7,7 @@ however the process ends, and no process id is ever mistaken for another's.
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import os
 import re
 import socket
@@ -15,15 +15,19 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from spd_tools.errors import SpdToolsError
 from spd_tools.files import write_json
-from spd_tools.launch.folder import is_locked
+from spd_tools.launch.folder import is_locked, take_lock
 from spd_tools.store.records import Record
 
 _FILE = re.compile(r"(\d{5})-(\d{6})\.(json|lock)")
 _TRIES = 100
+_MANY = 16
+"""States of a step that readers gather in one file: on a network file system each takes a millisecond to open."""
+_QUIET_SECONDS = 60.0
+"""Without a change in a step's folder before they do: what comes later has another time, however coarse its clock."""
 
 
 class TakenOverError(SpdToolsError):
@@ -141,13 +145,52 @@ def read_states(tasks: Path, step: str) -> dict[int, TaskState]:
     for rank, attempt, kind in _files(tasks / step):
         if kind == "json":
             latest[rank] = max(attempt, latest.get(rank, 0))
-    return {rank: _read(_path(tasks / step, rank, attempt)) for rank, attempt in sorted(latest.items())}
+    return {rank: _read(tasks / step, rank, attempt) for rank, attempt in sorted(latest.items())}
+
+
+class _Gathered(Record):
+    """``tasks/<step>.json``: what a reader found in a folder that nothing has changed in for a while."""
+
+    changed_ns: int
+    """Time of the folder's last change; with another one this is out of date."""
+    states: tuple[TaskState, ...]
+
+
+_GATHERED = TypeAdapter(_Gathered)
+
+
+def look_at_states(tasks: Path, step: str) -> dict[int, TaskState]:
+    """As ``read_states``, for whoever only looks: of a large step that nothing happens in, from one file.
+
+    Raises:
+        SpdToolsError: when a state is damaged.
+    """
+    path = tasks / f"{step}.json"
+    changed = _changed_ns(tasks / step)
+    with contextlib.suppress(OSError, ValidationError):
+        gathered = _GATHERED.validate_json(path.read_bytes())
+        if gathered.changed_ns == changed:
+            return {state.rank: state for state in gathered.states}
+    states = read_states(tasks, step)
+    quiet = changed is not None and time.time() - changed / 1e9 > _QUIET_SECONDS
+    if changed is not None and quiet and len(states) >= _MANY:
+        gathered = _Gathered(changed_ns=changed, states=tuple(states.values()))
+        with contextlib.suppress(SpdToolsError):  # somebody else's job, or a full disk: it stays slow
+            write_json(path, gathered.model_dump(mode="json"))
+    return states
+
+
+def _changed_ns(folder: Path) -> int | None:
+    try:
+        return os.stat(folder).st_mtime_ns
+    except OSError:
+        return None
 
 
 def read_attempts(tasks: Path, step: str, rank: int) -> list[TaskState]:
     """States of all attempts at a task, oldest first."""
     found = sorted(attempt for of, attempt, kind in _files(tasks / step) if of == rank and kind == "json")
-    return [_read(_path(tasks / step, rank, attempt)) for attempt in found]
+    return [_read(tasks / step, rank, attempt) for attempt in found]
 
 
 def lives(tasks: Path, state: TaskState) -> bool:
@@ -163,7 +206,7 @@ def _claim(folder: Path, rank: int) -> tuple[int, int]:
             lock = os.open(_path(folder, rank, attempt).with_suffix(".lock"), os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
         except FileExistsError:
             continue
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        take_lock(lock, folder)
         return attempt, lock
     raise SpdToolsError(f"{folder} has more processes for rank {rank} than there should be; cancel the job.")
 
@@ -184,9 +227,11 @@ def _path(folder: Path, rank: int, attempt: int) -> Path:
     return folder / f"{rank:05d}-{attempt:06d}.json"
 
 
-def _read(path: Path) -> TaskState:
+def _read(folder: Path, rank: int, attempt: int) -> TaskState:
+    path = f"{folder}/{rank:05d}-{attempt:06d}.json"  # thousands at a time: a Path would take as long as the reading
     try:
-        return TaskState.model_validate_json(path.read_bytes())
+        with open(path, "rb") as file:
+            return TaskState.model_validate_json(file.read())
     except (OSError, ValidationError) as error:
         raise SpdToolsError(
             f"{path} cannot be read ({type(error).__name__}); remove it, then `spd-tools jobs retry` its job."

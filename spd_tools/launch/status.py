@@ -6,19 +6,20 @@ scheduler's on this machine, squeue on a cluster. If nobody does, it is lost.
 
 from __future__ import annotations
 
-import time
+import contextlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from spd_tools.errors import SpdToolsError
-from spd_tools.launch.folder import Executor, JobFolder, JobRequest, Submission, latest_submission
+from spd_tools.launch.folder import Executor, JobFolder, JobRequest, Submission, is_locked
 from spd_tools.launch.graph import Graph, Step
+from spd_tools.launch.machine import gpu_locks
 from spd_tools.launch.slurm import Queued, ask_queue
-from spd_tools.launch.state import TaskState, lives, read_states
+from spd_tools.launch.state import TaskState, lives, look_at_states
+from spd_tools.launch.verdicts import Evidence, Status, judge
 from spd_tools.store.records import Record
 
-Status = Literal["pending", "running", "finished", "failed", "lost", "cancelled", "skipped"]
 ACTIVE: tuple[Status, ...] = ("pending", "running")
 _ORDER: tuple[Status, ...] = ("running", "pending", "failed", "lost", "cancelled", "skipped", "finished")
 """A step or a job is what the first of these says that one of its tasks is."""
@@ -105,24 +106,48 @@ class _Files:
         self.request: JobRequest = job.request()
         self.graph: Graph = job.graph()
         self.submissions = job.submissions()
+        self._last: dict[tuple[str, int], tuple[Submission, str | None]] = {}
+        for submission in self.submissions:
+            for part in submission.steps:
+                for rank in part.ranks:
+                    self._last[part.step, rank] = submission, part.ids.get(rank)
+        self.look()
+
+    def look(self) -> None:
+        """Read the states of the tasks (again)."""
+        self.states = {step.name: look_at_states(self.job.tasks, step.name) for step in self.graph.steps}
+
+    def evidence(self, step: Step, rank: int) -> Evidence:
+        """What is known about a task."""
+        submission, queued_as = self._last.get((step.name, rank), (None, None))
+        local = submission is not None and submission.executor == "local"
+        return Evidence(
+            job_id=self.job.id,
+            here=local or step.here,
+            state=self.states[step.name].get(rank),
+            submission=submission,
+            queued_as=queued_as,
+            scheduler_lives=self.scheduler_lives,
+        )
+
+    def has_finished(self, name: str) -> bool:
+        """Whether all tasks of a step say so."""
+        states = self.states[name]
+        return all(rank in states and states[rank].status == "finished" for rank in self.graph.step(name).ranks)
 
     def open_ids(self) -> list[str]:
         """SLURM's ids of tasks that have not ended by their own account."""
         ids: list[str] = []
         for step in self.graph.steps:
-            states = read_states(self.job.tasks, step.name)
+            states = self.states[step.name]
             for rank in step.ranks:
-                ended = rank in states and states[rank].status in ("finished", "failed")
-                slurm_id = self.slurm_id(step, rank)
-                if slurm_id is not None and not ended:
-                    ids.append(slurm_id)
+                if rank in states and states[rank].status == "finished":
+                    continue
+                known = self.evidence(step, rank)
+                failed = known.latest is not None and known.latest.status == "failed"
+                if known.slurm_id is not None and not failed:
+                    ids.append(known.slurm_id)
         return ids
-
-    def slurm_id(self, step: Step, rank: int) -> str | None:
-        """Id under which a task was queued last."""
-        latest = latest_submission(self.submissions, step.name, rank)
-        part = latest.of(step.name, rank) if latest is not None else None
-        return part.ids.get(rank) if part is not None else None
 
 
 def job_status(job_id: str) -> Job:
@@ -131,8 +156,8 @@ def job_status(job_id: str) -> Job:
     Raises:
         SpdToolsError: for an unknown job, or one whose files are damaged.
     """
-    files = _Files(JobFolder.find(job_id))
-    return _view(files, _ask_for([files]))
+    [job] = _views([_Files(JobFolder.find(job_id))])
+    return job
 
 
 def list_jobs() -> list[Job]:
@@ -143,24 +168,17 @@ def list_jobs() -> list[Job]:
             found.append(_Files(folder))
         except SpdToolsError:  # a damaged one must not hide the others; asked for by name it says what is wrong
             continue
-    queue = _ask_for(found)
-    jobs: list[Job] = []
-    for files in found:
-        try:
-            jobs.append(_view(files, queue))
-        except SpdToolsError:
-            continue
-    return sorted(jobs, key=lambda job: (-job.created, job.id))
+    return sorted(_views(found), key=lambda job: (-job.created, job.id))
 
 
-def _ask_for(found: Iterable[_Files]) -> dict[str, Queued] | None:
-    ids: list[str] = []
-    for files in found:
-        try:
-            ids += files.open_ids()
-        except SpdToolsError:
-            continue
-    return ask_queue(ids) if ids else {}
+def _views(found: list[_Files]) -> list[Job]:
+    ids = [(files, files.open_ids()) for files in found]
+    queue = ask_queue([one for _, some in ids for one in some]) if any(some for _, some in ids) else {}
+    for files, some in ids:
+        if some:  # what ended while SLURM was asked has ended, and is not lost
+            with contextlib.suppress(SpdToolsError):  # a folder that is being removed: what was read before
+                files.look()
+    return [_view(files, queue) for files in found]
 
 
 def _view(files: _Files, queue: Mapping[str, Queued] | None) -> Job:
@@ -173,7 +191,7 @@ def _view(files: _Files, queue: Mapping[str, Queued] | None) -> Job:
     status = _first(view.status for view in views)
     ends = [task.ended for view in views for task in view.tasks if task.ended is not None]
     return Job(
-        id=request.id,
+        id=files.job.id,
         kind=request.kind,
         subject=request.subject,
         status=status,
@@ -189,29 +207,32 @@ def _view(files: _Files, queue: Mapping[str, Queued] | None) -> Job:
 
 
 def _step_view(files: _Files, step: Step, queue: Mapping[str, Queued] | None, parents_ended: bool) -> StepView:
-    states = read_states(files.job.tasks, step.name)
-    tasks = tuple(_task_view(files, step, rank, states.get(rank), queue, parents_ended) for rank in step.ranks)
+    tasks = tuple(_task_view(files, step, rank, queue, parents_ended) for rank in step.ranks)
+    if files.scheduler_lives and step.gpus and all(task.status == "pending" for task in tasks):
+        waits = "It waits for a GPU: other jobs use them."
+        if all(files.has_finished(name) for name in step.after) and _gpus_in_use(files.job):
+            tasks = tuple(task.model_copy(update={"why": task.why or waits}) for task in tasks)
     return StepView(
         name=step.name, kind=step.kind, status=_first(task.status for task in tasks), after=step.after, tasks=tasks
     )
 
 
+def _gpus_in_use(job: JobFolder) -> bool:
+    return any(is_locked(path) for path in gpu_locks(job.path.parent).glob("*.lock"))
+
+
 def _task_view(
-    files: _Files,
-    step: Step,
-    rank: int,
-    state: TaskState | None,
-    queue: Mapping[str, Queued] | None,
-    parents_ended: bool,
+    files: _Files, step: Step, rank: int, queue: Mapping[str, Queued] | None, parents_ended: bool
 ) -> TaskView:
-    submission = latest_submission(files.submissions, step.name, rank)
-    slurm_id = files.slurm_id(step, rank)
-    status, why = _judge(files, step, state, submission, slurm_id, queue)
+    known = files.evidence(step, rank)
+    state = known.state
+    alive = known.here and state is not None and state.status == "running" and lives(files.job.tasks, state)
+    status, why = judge(known, alive, queue)
     if parents_ended and status in ("lost", "pending") and (state is None or state.status != "running"):
         before = ", ".join(step.after)
         status, why = "skipped", f"It did not run, as not all of what comes before it ({before}) has finished."
     if state is None:
-        return TaskView(rank=rank, status=status, why=why, slurm_id=slurm_id)
+        return TaskView(rank=rank, status=status, why=why, slurm_id=known.slurm_id)
     return TaskView(
         rank=rank,
         status=status,
@@ -223,84 +244,13 @@ def _task_view(
         rate=_rate(state),
         host=state.host,
         pid=state.pid,
-        slurm_id=slurm_id or state.slurm_id,
+        slurm_id=known.slurm_id or state.slurm_id,
         gpus=state.gpus,
         started=state.started,
         updated=state.updated,
         ended=state.ended,
         result=state.result,
     )
-
-
-def _judge(
-    files: _Files,
-    step: Step,
-    state: TaskState | None,
-    submission: Submission | None,
-    slurm_id: str | None,
-    queue: Mapping[str, Queued] | None,
-) -> tuple[Status, str | None]:
-    """A task's status, and a sentence about it, apart from what its parents do to it."""
-    if state is not None and state.status == "finished":
-        return "finished", None
-    if submission is None:
-        return "lost", "It was never submitted."
-    # What an attempt of an earlier submission said is history.
-    latest = state if state is not None and state.submission == submission.number else None
-    if latest is not None and latest.status == "failed":
-        return "failed", latest.error
-    if submission.executor == "local" or step.here:
-        return _judge_local(files, state, latest, submission)
-    if submission.cancelled is not None:
-        return "cancelled", None
-    if slurm_id is None:
-        return _judge_unqueued(files, submission)
-    return _judge_slurm(latest, slurm_id, queue)
-
-
-def _judge_local(
-    files: _Files, state: TaskState | None, latest: TaskState | None, submission: Submission
-) -> tuple[Status, str | None]:
-    if state is not None and state.status == "running" and lives(files.job.tasks, state):
-        return "running", "It is being stopped." if submission.cancelled else None
-    if submission.cancelled is not None:
-        return "cancelled", None
-    if latest is not None and latest.status == "stopped":
-        return "cancelled", "It was stopped by a signal; what it had done is saved."
-    if latest is not None and latest.status == "running":
-        return "lost", "Its process is gone without a word: killed, or out of memory; what it had saved is not lost."
-    if files.scheduler_lives:
-        return "pending", None
-    return "lost", submission.error or "The process that would have started it is gone."
-
-
-def _judge_unqueued(files: _Files, submission: Submission) -> tuple[Status, str | None]:
-    if submission.error is not None:
-        return "lost", submission.error
-    if files.scheduler_lives or time.time() - submission.created < _SUBMITTING_SECONDS:
-        return "pending", "It has not been queued yet."
-    return "lost", "It was never queued: the process that would have submitted it is gone."
-
-
-_SUBMITTING_SECONDS = 120.0
-"""A submission without a scheduler takes seconds; whoever looks from another host cannot see it."""
-
-
-def _judge_slurm(
-    latest: TaskState | None, slurm_id: str, queue: Mapping[str, Queued] | None
-) -> tuple[Status, str | None]:
-    if queue is None:
-        said: Status = "running" if latest is not None and latest.status == "running" else "pending"
-        return said, "squeue does not answer here; this is what the task itself said last."
-    known = queue.get(slurm_id)
-    if known is None:
-        return "lost", f"SLURM does not know job {slurm_id} any more, and it never said how it ended."
-    if not known.is_live:
-        return "lost", f"SLURM ended job {slurm_id} ({known.state}) before it could say why."
-    if known.is_waiting:
-        again = "requeued, " if latest is not None else ""
-        return "pending", f"SLURM: {again}{known.reason}."
-    return "running", None
 
 
 def _rate(state: TaskState) -> float | None:

@@ -16,6 +16,7 @@ from spd_tools.render.safe import visible_token
 from spd_tools.render.tables import add_cells, facts_table, one_line, plain_table, titled
 from spd_tools.render.traced import Traced, TracedTexts
 from spd_tools.store.tokentext import TokenText
+from spd_tools.wording import plural
 
 if TYPE_CHECKING:
     from spd_tools.experiments import Result
@@ -49,7 +50,7 @@ def _probe(result: ProbeResult, harvest: Harvest) -> Iterator[RenderableType]:
 
 def _enrichment(result: EnrichmentResult, harvest: Harvest) -> Iterator[RenderableType]:
     title = f"Tokens it goes with ({result.n_enriched:,} of {result.n_tested:,} are enriched)"
-    yield titled(title, _enriched(result.strongest, harvest.token_texts), "size: mean |activation| of its firings")
+    yield titled(title, _enriched(result.fired_on, harvest.token_texts), "size: mean |activation| of its firings")
     if result.silent is not None:
         yield Text()
         yield titled("Tokens on which it fires least", _enriched(result.silent, harvest.token_texts))
@@ -115,7 +116,7 @@ def _occlusion(result: OcclusionResult, harvest: Harvest) -> Iterator[Renderable
 def _minimal_context(result: MinimalContextResult, harvest: Harvest) -> Iterator[RenderableType]:
     lengths = plain_table(["shortest context"], right=["places"])
     for length, n in sorted(result.lengths.items()):
-        add_cells(lengths, f"{length} tokens" if length != 1 else "the firing token", count(n))
+        add_cells(lengths, plural(length, "token") if length != 1 else "the firing token", count(n))
     if result.n_longer:
         add_cells(lengths, f"more than {result.request.max_length}", count(result.n_longer))
     yield lengths
@@ -175,7 +176,7 @@ def _interact(result: InteractResult, harvest: Harvest) -> Iterator[RenderableTy
         means = map(number, (pair.neither, pair.first_only, pair.second_only, pair.both))
         add_cells(lines, *tokens, *means, estimate(pair.interaction), estimate(pair.control), p_value(pair.p_value))
     yield Text()
-    pairs = "1 pair" if len(result.pairs) == 1 else f"{len(result.pairs)} pairs"
+    pairs = plural(len(result.pairs), "pair")
     ranks = f"p: the larger of I's ranks among other tokens in the first and in the second place, corrected for {pairs}"
     yield titled("Mean responses, largest interactions first", lines, ranks)
 

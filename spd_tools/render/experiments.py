@@ -27,6 +27,7 @@ _KINDS = {
 def result_page(result: Result, harvest: Harvest) -> Iterator[RenderableType]:
     """One result, top to bottom; a proposal of near misses has no id and no kind, as it is no evidence."""
     from spd_tools.experiments.generate_and_test import only_proposes
+    from spd_tools.experiments.unknown_words import unknown_remark
     from spd_tools.render.experiment_bodies import body
 
     name = f"  {result.request.experiment.replace('_', ' ')}  "
@@ -43,6 +44,9 @@ def result_page(result: Result, harvest: Harvest) -> Iterator[RenderableType]:
     yield Text(visible(about), "dim")
     yield Text()
     yield Text(visible(result.summary))
+    remark = unknown_remark(result.request, harvest.token_texts)
+    if remark is not None:
+        yield Text(visible(remark), "yellow")
     if result.effect is not None or result.control is not None:
         yield Text()
         yield estimates(result)

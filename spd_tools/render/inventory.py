@@ -12,6 +12,7 @@ from rich.text import Text
 from spd_tools.render.numbers import count, date, size
 from spd_tools.render.safe import visible
 from spd_tools.render.tables import add_cells, facts_table, plain_table, titled
+from spd_tools.wording import plural
 
 if TYPE_CHECKING:
     from spd_tools.doctor import Check
@@ -59,10 +60,10 @@ def _manifest_facts(manifest: Manifest) -> dict[str, str]:
         "reference": decomposition.reference,
         "data": f"{manifest.data.source} (token file {manifest.data.fingerprint})",
         "tokenizer": manifest.data.tokenizer or "none",
-        "tokens": f"{counts.n_tokens:,} in {counts.n_rows:,} rows",
+        "tokens": f"{counts.n_tokens:,} in {plural(counts.n_rows, 'row')}",
         "firings": f"{counts.n_firings:,}, {counts.n_firings / max(1, counts.n_tokens):,.1f} per token",
         "pairs": f"{counts.n_pairs:,}",
-        "logged": f"{counts.n_logged_tokens:,} tokens in {counts.n_logged_rows:,} rows",
+        "logged": f"{plural(counts.n_logged_tokens, 'token')} in {plural(counts.n_logged_rows, 'row')}",
         "configuration": ", ".join(f"{name} {value}" for name, value in choices.items()),
         "layers": ", ".join(f"{name} {n:,}" for name, n in decomposition.layers),
     }

@@ -12,6 +12,7 @@ from spd_tools.render.examples import ExampleLines, Reading
 from spd_tools.render.numbers import count, logarithm, number, percent
 from spd_tools.render.safe import visible, visible_token
 from spd_tools.render.tables import add_cells, correlation_table, plain_table, titled, token_table
+from spd_tools.wording import plural
 
 if TYPE_CHECKING:
     from spd_tools.analysis.search import SearchResult
@@ -32,13 +33,13 @@ def examples_page(harvest: Harvest, key: str, kind: str, examples: Sequence[Exam
         effective_max=harvest.component(key).effective_max,
         spelling=harvest.token_texts,
     )
-    return titled(f"{key}: {len(examples)} {kind} examples", ExampleLines(examples, read))
+    return titled(f"{key}: {plural(len(examples), f'{kind} example')}", ExampleLines(examples, read))
 
 
 def tokens_page(harvest: Harvest, key: str, stats: TokenStats, lists: TokenLists) -> RenderableType:
     """Best and worst tokens of one component."""
     spelling = harvest.token_texts
-    of = f"{lists.n_eligible:,} of {len(stats):,} {stats.side} tokens with at least {count(lists.min_count)}"
+    of = f"{lists.n_eligible:,} of {plural(len(stats), f'{stats.side} token')} with at least {count(lists.min_count)}"
     if not lists.top:
         return Text(visible(f"{key} has no {stats.side} tokens to list: {of}."))
     parts = [titled(f"{key}: highest {lists.metric}, {of}", token_table(lists.top, stats.side, spelling))]
@@ -75,7 +76,7 @@ def search_page(harvest: Harvest, side: Side, result: SearchResult) -> Renderabl
     if not result.hits:
         return Text("No component matches.")
     names = ["firings", "density"]
-    title = f"{result.n_components:,} components match"
+    title = f"{plural(result.n_components, 'component')} {'matches' if result.n_components == 1 else 'match'}"
     if result.token_id is not None:
         names += ["on it" if side == "input" else "mass", "recall", "precision", "lift", "PMI"]
         title += f" the {side} token {visible_token(harvest.token_texts.shown(result.token_id))}"

@@ -31,6 +31,7 @@ from spd_tools.render.tables import (
 )
 from spd_tools.store.records import CorrelatedComponent, Side, TokenScore
 from spd_tools.store.tokentext import TokenText
+from spd_tools.wording import plural
 
 if TYPE_CHECKING:
     from spd_tools.annotations import LabelRecord
@@ -115,7 +116,9 @@ def _range(overview: Overview, spelling: TokenText) -> RenderableType:
     negative = sum(region.negative.firing_count for region in found.regions) / found.logged_firings
     both_signs = BOTH_SIGNS <= negative <= 1 - BOTH_SIGNS
     table = _signed_regions(found, spelling) if both_signs else _regions(found, spelling)
-    remark = f"maximum {number(found.effective_max)}: 99.5th percentile of {found.logged_firings:,} logged firings"
+    remark = (
+        f"maximum {number(found.effective_max)}: 99.5th percentile of {plural(found.logged_firings, 'logged firing')}"
+    )
     return SideBySide(bars, titled("Regions of |activation|", table, remark), least_right=90 if both_signs else 60)
 
 

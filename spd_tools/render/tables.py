@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from spd_tools.render.numbers import count, logarithm, number, percent
@@ -23,11 +25,56 @@ from spd_tools.store.records import CorrelatedComponent, Side, TokenScore
 _BRIEF_TOKEN_WIDTH = 16
 _PARTNER_TOKENS_WIDTH = 20
 _GAP = 4
+_WIDE_GAP = 3
+"""Between columns, as rich sets them."""
+_LEAST_TEXT = 16
+"""Columns that are left to a text which may be cut."""
+
+
+class PlainTable(Table):
+    """A table that keeps its numbers whole: columns for which there is no room follow below, as lines of their own."""
+
+    def __init__(self) -> None:
+        super().__init__(box=SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The table, with narrower gaps where that is enough, else several that all begin with its first column."""
+        widths = [_least_width(console, options, column) for column in self.columns]
+        tight = copy(self)
+        tight.padding = (0, 1, 0, 0)
+        for table, gap in ((self, _WIDE_GAP), (tight, _WIDE_GAP - 1)):
+            if sum(widths) + gap * (len(widths) - 1) <= options.max_width:
+                yield from Table.__rich_console__(table, console, options)
+                return
+        for at_part, places in enumerate(_parts(widths, options.max_width)):
+            if at_part:
+                yield Text()
+            part = copy(self)
+            part.columns = [replace(self.columns[place], _index=at) for at, place in enumerate(places)]
+            yield from Table.__rich_console__(part, console, options)
+
+
+def _least_width(console: Console, options: ConsoleOptions, column: Column) -> int:
+    """Columns that it needs: uncut, or what is enough of a text that may be cut or wrapped."""
+    widest = max(Measurement.get(console, options, cell).maximum for cell in (column.header, *column.cells))
+    return max(widest if column.no_wrap else min(widest, _LEAST_TEXT), column.width or 0)
+
+
+def _parts(widths: Sequence[int], room: int) -> Iterator[list[int]]:
+    """Which columns stand beside each other: the first one, and as many others as there is room for."""
+    part, used = [0], widths[0]
+    for place, width in enumerate(widths[1:], 1):
+        if used + _WIDE_GAP + width > room and len(part) > 1:
+            yield part
+            part, used = [0], widths[0]
+        part.append(place)
+        used += _WIDE_GAP + width
+    yield part
 
 
 def plain_table(names: Sequence[str], *, right: Sequence[str] = ()) -> Table:
     """An empty table with the columns ``names`` (left-aligned) and ``right`` (right-aligned)."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)
+    table = PlainTable()
     for name in names:
         table.add_column(Text(name), no_wrap=True, overflow="ellipsis")
     for name in right:

@@ -16,7 +16,9 @@ from spd_tools.store.manifest import MANIFEST, read_manifest
 from spd_tools.store.schema import DecompositionInfo, Manifest
 from spd_tools.suggest import did_you_mean
 
-HOW_TO_HARVEST = "make one with `spd-tools harvest RUN --n-batches N --batch-size B`"
+HOW_TO_HARVEST = (
+    "make one with `spd-tools harvest RUN --n-batches N --batch-size B`, or the demo's with `spd-tools demo`"
+)
 PLAN = "plan.json"
 """What an unfinished harvest is going to be."""
 

@@ -10,9 +10,10 @@ from spd_tools.settings import Settings
 from spd_tools.store.columns import unreadable
 from spd_tools.store.harvest import Harvest
 from spd_tools.store.inventory import HOW_TO_HARVEST
-from spd_tools.store.manifest import MANIFEST
+from spd_tools.store.manifest import MANIFEST, read_manifest
+from spd_tools.wording import plural
 
-__all__ = ["Harvest", "open_harvest"]
+__all__ = ["Harvest", "open_harvest", "which_of_several"]
 
 
 def open_harvest(run_id: str, harvest_id: str | None = None) -> Harvest:
@@ -47,6 +48,30 @@ def open_harvest(run_id: str, harvest_id: str | None = None) -> Harvest:
             harvest.folder / MANIFEST, f"it belongs to harvest {harvest.harvest_id} of run {harvest.run_id}"
         )
     return harvest
+
+
+def which_of_several(harvest: Harvest) -> str | None:
+    """What to say where nobody named a harvest and this one was taken, as the newest; None where it is the only one.
+
+    A run that was harvested once more, on less, would otherwise be looked at with fewer tokens without a word. Harvests
+    that cannot be read are not counted.
+    """
+    others: list[int] = []
+    for name in _folders(harvest.folder.parent):
+        folder = harvest.folder.parent / name
+        if name == harvest.harvest_id or not (folder / MANIFEST).is_file():
+            continue
+        try:
+            others.append(read_manifest(folder).counts.n_tokens)
+        except SpdToolsError:
+            continue
+    if not others:
+        return None
+    theirs = f"the other has {others[0]:,}" if len(others) == 1 else f"the largest of the others has {max(others):,}"
+    return (
+        f"{len(others) + 1} harvests of {harvest.run_id}; this is {harvest.harvest_id}, the newest "
+        f"({plural(harvest.n_tokens, 'token')}; {theirs})"
+    )
 
 
 def _folders(folder: Path) -> list[str]:

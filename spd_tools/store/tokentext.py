@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -43,7 +44,7 @@ class TokenText:
         self.tokenizer = tokenizer
         self.unknown: str | None = None
         """Spelling of the token that stands for whatever the vocabulary lacks; None where there is none."""
-        self._byte_level = self._metaspace = self._words = False
+        self._byte_level = self._metaspace = self._words = self._stands_in = False
         self._added: set[int] = set()
         self._texts: dict[int, str | None] = {}
         if tokenizer is None:
@@ -53,6 +54,7 @@ class TokenText:
         self.unknown = model.get("unk_token")
         if self.unknown is None and model.get("unk_id") is not None:
             self.unknown = tokenizer.id_to_token(model["unk_id"])
+        self._stands_in = self.unknown is not None and tokenizer.token_to_id(self.unknown) is not None
         steps = _types(document.get("decoder")) | _types(document.get("pre_tokenizer"))
         self._byte_level = "ByteLevel" in steps
         self._metaspace = not self._byte_level and bool(steps & {"Metaspace", "ByteFallback"})
@@ -70,6 +72,33 @@ class TokenText:
         """The same for people: the id in angle brackets where there is no text."""
         text = self(token_id)
         return f"<{token_id}>" if text is None else text
+
+    def unknown_parts(self, text: str) -> list[tuple[int, int]]:
+        """Where a text holds what the vocabulary lacks: begin and end of each part, in characters.
+
+        Those are the parts for which the unknown token stands (unless it is what the text says), and, of a tokenizer
+        that has none and drops what it does not know, the words of which it drops something.
+        """
+        lacking = self._lacking(text)
+        if not lacking or self._stands_in:
+            return lacking
+        # Offsets behind something that was dropped cannot be relied on: each word is looked at alone.
+        return [word.span() for word in re.finditer(r"\S+", text) if self._lacking(word[0])]
+
+    def _lacking(self, text: str) -> list[tuple[int, int]]:
+        if self.tokenizer is None or not text:
+            return []
+        try:
+            encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        except Exception:  # tokenizers raises it bare for a word without an unknown token to stand in
+            return [(0, len(text))]
+        lacking = [not char.isspace() for char in text]
+        for token, (start, stop) in zip(encoding.tokens, encoding.offsets, strict=True):
+            if token != self.unknown or text[start:stop] == token:
+                lacking[start:stop] = [False] * (stop - start)
+        starts = [at for at, lacks in enumerate(lacking) if lacks and not (at and lacking[at - 1])]
+        stops = [at + 1 for at, lacks in enumerate(lacking) if lacks and not any(lacking[at + 1 : at + 2])]
+        return list(zip(starts, stops, strict=True))
 
     def running(self, token_ids: Sequence[int], focus: int) -> list[str]:
         """Texts of neighbouring tokens that read well one after the other, one per token.

@@ -119,7 +119,7 @@ class Evaluator:
         """||W - sum_c W_c||^2 / ||W||^2 by layer."""
         model = self._model
         return {
-            f"faithfulness/{name}": float(model.faithfulness(name) / model.weight_norm(name))
+            f"faithfulness/{name}": float(model.faithfulness(name) / model.weight(name).square().sum())
             for name in model.components
         }
 

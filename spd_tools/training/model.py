@@ -151,9 +151,9 @@ class ComponentModel:
         with torch.autocast(layer.V.device.type, enabled=False):
             return F.mse_loss(layer.V @ layer.U, self._weights[name], reduction="sum")
 
-    def weight_norm(self, name: str) -> Tensor:
-        """||W||_F^2 of a layer."""
-        return self._weights[name].square().sum()
+    def weight(self, name: str) -> Tensor:
+        """W of a layer as [d_in, d_out]."""
+        return self._weights[name]
 
     @property
     def n_weights(self) -> int:

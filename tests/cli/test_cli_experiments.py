@@ -1,5 +1,6 @@
 import json
 import re
+import shlex
 from argparse import SUPPRESS
 from typing import Literal, Union, get_args, get_origin
 
@@ -9,6 +10,7 @@ from demo_store import KEY, LABEL, NEGATIVES, OTHER, PARAMETERS, POSITIVES, miss
 from spd_tools.cli.parser import build_parser
 from spd_tools.experiments import EXPERIMENTS, Subject, experiment, make_request
 from spd_tools.experiments import run as run_experiment
+from spd_tools.experiments.guide import GUIDES
 from spd_tools.store.reader import open_harvest
 
 LINES = {
@@ -278,3 +280,66 @@ def test_texts_that_were_used_are_refused(demo, run, run_json, tmp_path):
     code, _, err = run("generate-and-test", KEY, "--texts", file, "--seed", 1)
     assert code == 1
     assert "only fresh texts test a label" in err
+
+
+# --- help -------------------------------------------------------------------------------------------------------------
+
+
+def test_every_experiment_has_a_guide_and_no_other_has():
+    assert GUIDES.keys() == EXPERIMENTS.keys()
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_help_says_what_a_result_shows_in_words_that_can_be_typed(name):
+    parser = subparsers()[command_of(name)]
+    text = " ".join(parser.format_help().split())
+    typed = {action.option_strings[0] for action in parser._actions if action.option_strings}
+    commands = subparsers().keys()
+
+    def spelt(word):
+        field = {action.dest: action.option_strings[:1] for action in reversed(parser._actions)}
+        return command_of(word) if word in EXPERIMENTS else (field.get(word) or [word])[0]
+
+    guide = GUIDES[name]
+    assert " ".join(guide.text(spelt).split()) in text
+    named = re.findall(r"\{(\w+)\}", guide.question + guide.shows)
+    fields = experiment(name).request.model_fields.keys()
+    assert {word for word in named if word not in fields and command_of(word) not in commands} <= {"absolute"}
+    assert {option for option in re.findall(r"--[a-z-]+", guide.text(spelt))} <= typed
+    assert "{" not in guide.text(spelt)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_example_of_a_guide_is_understood(name):
+    line = shlex.split(f"{command_of(name)} {GUIDES[name].example}")
+    args = build_parser().parse_args(line)
+    fields = experiment(name).request.model_fields.keys() - {"experiment"}
+    given = {field: value for field, value in vars(args).items() if field in fields}
+    if name != "generate_and_test":  # its texts stand in a file
+        assert make_request(name, given).key
+
+
+# --- words that the vocabulary lacks ----------------------------------------------------------------------------------
+
+
+def test_words_that_the_vocabulary_lacks_are_named_on_the_page_and_in_the_document(demo, run, run_json):
+    line = ("probe", KEY, "the zebra sees a needle", "row:3", "a xylophone zebra")
+    page = " ".join(run(*line)[1].split())
+    assert "The vocabulary lacks 'zebra', 'xylophone'; the model sees <unk> in their place" in page
+    assert run_json(*line)["unknown_words"] == ["zebra", "xylophone"]
+    assert "lacks" not in run("probe", KEY, "the needle", "row:3")[1]
+
+
+def test_one_probed_text_is_no_plural(demo, run):
+    out = run("probe", KEY, "needle")[1]
+    assert "1 text that was typed in" in out
+    assert "fires in 1 of 1 text, at 1 of 1 position." in out
+
+
+def test_enrichment_lists_no_token_on_which_it_never_fired(demo, run, run_json):
+    found = run_json("enrichment", KEY, "--limit", 40)["strongest"]
+    silent = {token["text"] for token in found if not token["count"]}
+    shown = {line.split()[0] for line in run("enrichment", KEY, "--limit", 40)[1].splitlines() if line.strip()}
+    assert silent
+    assert not silent & shown
+    assert {token["text"] for token in found if token["count"]} <= shown

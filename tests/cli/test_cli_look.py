@@ -1,3 +1,4 @@
+import os
 import re
 import unicodedata
 
@@ -201,3 +202,28 @@ def test_a_torn_store_is_one_sentence(harvest, run):
     code, out, err = run("overview", KEY)
     assert (code, out, len(err.splitlines())) == (1, "", 1)
     assert "examples.arrow" in err
+
+
+def test_the_newest_of_several_harvests_says_that_it_is_one_of_several(harvest, add_harvest, run):
+    folder = add_harvest(harvest_id="def456", rows=5)
+    os.utime(folder / "manifest.json", (2**31, 2**31))
+    _, _, err = run("overview", KEY)
+    assert re.fullmatch(r"2 harvests of made-up; this is def456, the newest \(.*\): --harvest chooses\.\n", err)
+    assert run("overview", KEY, "--harvest", "abc123")[2] == ""
+    assert run("overview", KEY, "--harvest", "def456")[2] == ""
+
+
+@pytest.mark.parametrize("width", [70, 80])
+def test_where_there_is_too_little_room_numbers_stand_below_and_none_is_cut(harvest, run, monkeypatch, width):
+    command = ("correlations", KEY, "--limit", 3)
+    monkeypatch.setenv("COLUMNS", "200")
+    wide = run(*command)[1]
+    monkeypatch.setenv("COLUMNS", str(width))
+    narrow = run(*command)[1]
+    assert "…" not in narrow
+    assert max(map(len, narrow.splitlines())) <= width
+    assert set(wide.replace("─", "").split()) == set(narrow.replace("─", "").split())
+
+
+def test_one_of_a_thing_is_no_plural(harvest, run):
+    assert f"{KEY}: 1 uniform example\n" in run("examples", KEY, "--limit", 1)[1]

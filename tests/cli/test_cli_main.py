@@ -183,3 +183,39 @@ def test_doctor_fails_where_nothing_can_be_written(run, monkeypatch, tmp_path):
 def test_doctor_mentions_what_a_killed_command_left(run, out_dir):
     (out_dir / ".abc.partial-1-2").mkdir(parents=True)
     assert ".abc.partial-1-2" in run("doctor")[1]
+
+
+@pytest.mark.parametrize(
+    ("line", "usage"),
+    [
+        (["overview", "h.0.mlp:1", "--nonsense"], "spd-tools overview"),
+        (["label", "show", "--nonsense"], "spd-tools label show"),
+        (["runs", "show", "demo", "more"], "spd-tools runs show"),
+    ],
+)
+def test_a_mistake_among_a_subcommands_arguments_shows_its_usage(run, line, usage):
+    code, _, err = run(*line)
+    assert code == 2
+    assert err.startswith(f"usage: {usage} [-h]")
+    assert "unrecognized arguments" in err
+
+
+NEXT = [
+    "runs",
+    "runs show demo",
+    "caches",
+    "jobs",
+    "label queue",
+    "evidence",
+    "hypothesis list",
+    "search",
+]
+
+
+@pytest.mark.parametrize("line", NEXT)
+def test_where_there_is_nothing_yet_one_sentence_says_what_to_type(run, line):
+    _, out, err = run(*line.split())
+    assert out == ""
+    assert err.count("\n") == 1
+    assert "`spd-tools " in err
+    assert line in ("caches", "jobs") or "`spd-tools demo`" in err

@@ -225,3 +225,23 @@ def test_a_replay_on_the_same_machine_is_equal_to_the_bit(investigation):
 def test_unknown_evidence_cannot_be_replayed(investigation):
     with pytest.raises(SpdToolsError, match="There is no evidence"):
         investigation.replay("sweep-000000000000")
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "word"),
+    [
+        ("positives", "the green «zebra» falls", "zebra"),
+        ("negatives", "the green «zebra» falls", "zebra"),
+        ("positives", "zebra xylophone", "zebra xylophone"),
+    ],
+)
+def test_a_label_is_not_tested_on_words_that_the_model_cannot_read(investigation, field, text, word):
+    texts = {"positives": POSITIVES[:2], "negatives": NEGATIVES[:2]}
+    asked = {"key": KEY, "label": LABEL, **texts, field: [*texts[field], text]}
+    with pytest.raises(SpdToolsError, match=f"lacks '{word}', on which"):
+        investigation.run("generate_and_test", asked, author="ana")
+
+
+def test_a_word_beside_the_marks_may_be_unknown(investigation):
+    asked = {"key": KEY, "label": LABEL, "positives": ["the zebra and the «needle» falls"]}
+    assert investigation.run("generate_and_test", asked, author="ana").candidates

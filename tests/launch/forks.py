@@ -92,6 +92,7 @@ class Schedulers:
         folder, number = command[-2:]
 
         def run():
+            close_locks(pass_fds)
             os.environ.clear()
             os.environ.update(env)
             scheduler.sys.argv = ["scheduler", folder, number]
@@ -108,14 +109,14 @@ class Waiting:
         return 0
 
 
-def close_locks():
+def close_locks(kept=()):
     """What a new program would not inherit."""
     for entry in Path("/proc/self/fd").iterdir():
         try:
             target = os.readlink(entry)
         except FileNotFoundError:
             continue
-        if target.endswith("/lock"):
+        if target.endswith(("/lock", ".lock")) and int(entry.name) not in kept:
             os.close(int(entry.name))
 
 

@@ -6,10 +6,10 @@ import signal
 from pathlib import Path
 
 import pytest
-from forks import ended, use_forks, wait_until
+from forks import Fork, ForkedJob, ended, use_forks, wait_until
 
 from spd_tools.errors import SpdToolsError
-from spd_tools.launch import kinds, run_task
+from spd_tools.launch import control, kinds, run_task
 from spd_tools.launch.control import cancel_job, retry_job, start_job
 from spd_tools.launch.folder import JobFolder
 from spd_tools.launch.graph import Graph, Step
@@ -300,3 +300,77 @@ def test_a_task_that_was_stopped_by_somebody_is_cancelled(start, folder):
     job = ended(job)
     assert job.status == "cancelled"
     assert "stopped by a signal" in job.step("work").tasks[0].why
+
+
+def test_the_same_words_in_another_folder_are_another_request(start, folder, tmp_path, monkeypatch):
+    (folder / "wait-work-0").touch()
+    first = start(1, run="./run")
+    monkeypatch.chdir(tmp_path)
+    second = start(1, run="./run")
+    assert first.id != second.id
+    (folder / "wait-work-0").unlink()
+    assert {ended(job).status for job in (first, second)} == {"finished"}
+
+
+def test_what_is_at_work_here_is_not_queued_as_well(start, folder):
+    (folder / "wait-work-0").touch()
+    job = start(1)
+    graph = JobFolder(job.folder).graph()
+    with pytest.raises(SpdToolsError, match=f"{job.id} is doing that already, on processes"):
+        start_job(kind="try", subject="nothing", request={}, graph=graph, executor="slurm")
+    (folder / "wait-work-0").unlink()
+    ended(job)
+
+
+def test_two_that_ask_for_the_same_at_once_get_the_same_job(start, folder):
+    (folder / "wait-work-0").touch()
+    others = [Fork(lambda: start(1) and 0) for _ in range(3)]
+    job = start(1)
+    assert [other.wait() for other in others] == [0, 0, 0]
+    assert [found.id for found in list_jobs()] == [job.id]
+    (folder / "wait-work-0").unlink()
+    assert ended(job).status == "finished"
+
+
+def test_a_retry_that_comes_too_early_leaves_the_job_alone(start, schedulers, folder, monkeypatch):
+    """The scheduler of a job all of whose tasks have ended may not have left yet."""
+    monkeypatch.setattr(control, "_LEAVING_SECONDS", 0)
+    (folder / "fail-work-0").touch()
+    job = ended(start(1))
+    schedulers.started[0].wait()
+    with (job.folder / "lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(SpdToolsError, match="still at work"):
+            retry_job(job.id)
+    assert len(JobFolder(job.folder).submissions()) == 1
+
+
+def test_a_task_whose_controller_was_killed_keeps_its_gpu_and_is_waited_for(start, schedulers, folder, monkeypatch):
+    """Between scheduler and task submitit has a process of its own."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setattr(ForkedJob, "done", lambda self: True)
+    (folder / "wait-work-0").touch()
+    job = start(2, gpus=1)
+    wait_until(lambda: "work-0" in running(folder))
+    assert [task.status for task in job_status(job.id).step("work").tasks] == ["running", "pending"]
+    (folder / "wait-work-0").unlink()
+    assert ended(job).status == "finished"
+
+
+def test_jobs_of_one_folder_share_the_gpus(start, folder, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    (folder / "wait-work-0").touch()
+    first = start(1, gpus=1, what=1)
+    wait_until(lambda: "work-0" in running(folder))
+    second = start(1, gpus=1, what=2)
+    wait_until(lambda: (job_status(second.id).step("work").tasks[0].why or "").startswith("It waits for a GPU"))
+    assert attempts(job_status(second.id)) == [0]
+    (folder / "wait-work-0").unlink()
+    assert [ended(job).status for job in (first, second)] == ["finished", "finished"]
+    assert notes(folder).index("end work-0") < [line[:12] for line in notes(folder)].index("begin work-0", 1)
+
+
+def test_a_folder_that_disappears_does_not_stop_the_list(start):
+    job, gone = ended(start(1)), ended(start(1))
+    (gone.folder / "request.json").unlink()
+    assert [found.id for found in list_jobs()] == [job.id]

@@ -55,9 +55,9 @@ class Cluster:
         (folder / "count").write_text("0\n")
         self.says()
 
-    def says(self, **states):
-        """Of ids, with an underscore before the first digit."""
-        lines = (f"{name[1:]}|{state}|Priority" for name, state in states.items())
+    def says(self, job=None, **states):
+        """Of a job's ids, with an underscore before the first digit."""
+        lines = (f"{name[1:]}|{state}|{job.id}-any|Priority" for name, state in states.items())
         (self.folder / "queue").write_text("\n".join(lines) + "\n")
 
     def options(self, n):
@@ -141,7 +141,7 @@ def test_what_squeue_says_is_what_a_task_is(cluster):
     end(job, "prepare", 0, "finished", result={})
     end(job, "work", 0, "running")
     end(job, "work", 1, "running")
-    cluster.says(_2_0="RUNNING", _2_1="PENDING", _2_2="PENDING", _3="PENDING")
+    cluster.says(job, _2_0="RUNNING", _2_1="PENDING", _2_2="PENDING", _3="PENDING")
     shown = job_status(job.id)
     assert [task.status for task in shown.step("work").tasks] == ["running", "pending", "pending"]
     assert "requeued" in shown.step("work").tasks[1].why
@@ -152,7 +152,7 @@ def test_a_task_that_slurm_ended_or_forgot_is_lost_and_what_waits_for_it_is_skip
     job = start()
     end(job, "prepare", 0, "finished", result={})
     end(job, "work", 0, "running")
-    cluster.says(_2_0="OUT_OF_MEMORY", _2_2="COMPLETING", _3="CANCELLED")
+    cluster.says(job, _2_0="OUT_OF_MEMORY", _2_2="COMPLETING", _3="CANCELLED")
     shown = job_status(job.id)
     assert [task.status for task in shown.step("work").tasks] == ["lost", "lost", "running"]
     assert "OUT_OF_MEMORY" in shown.step("work").tasks[0].why
@@ -182,7 +182,7 @@ def test_a_retry_submits_the_failed_rank_and_the_merge_after_all_that_is_open(cl
     end(job, "prepare", 0, "finished", result={})
     end(job, "work", 0, "finished", result={})
     end(job, "work", 1, "failed", error="Bad luck.")
-    cluster.says(_2_2="RUNNING", _3="PENDING")
+    cluster.says(job, _2_2="RUNNING", _3="PENDING")
     job = retry_job(job.id)
     assert cluster.cancelled() == ["3"]  # it waited for what had failed
     again, merge = cluster.options(4), cluster.options(5)
@@ -192,37 +192,130 @@ def test_a_retry_submits_the_failed_rank_and_the_merge_after_all_that_is_open(cl
     assert [task.slurm_id for task in job.step("work").tasks] == ["2_0", "4", "2_2"]
 
 
-def test_a_cancel_goes_to_whole_arrays_and_pending_elements_count_as_cancelled(cluster):
-    job = start()
+def test_a_cancel_goes_to_all_that_was_submitted_and_pending_elements_count_as_cancelled(cluster):
+    job = start(profile=SlurmProfile(job_suffix="mine"))
     end(job, "prepare", 0, "finished", result={})
-    cluster.says(_2_0="RUNNING", _2_1="PENDING", _2_2="PENDING", _3="PENDING")
+    cluster.says(job, _2_0="RUNNING", _2_1="PENDING", _2_2="PENDING", _3="PENDING")
     cancel_job(job.id)
-    assert cluster.cancelled() == ["2", "3"]
+    assert cluster.cancelled() == [f"--name={job.id}-{step}-mine" for step in ("merge", "prepare", "work")]
+    assert [cluster.options(n)["job-name"] for n in (1, 2, 3)] == [
+        f"{job.id}-{step}-mine" for step in ("prepare", "work", "merge")
+    ]
     cluster.says()
     shown = job_status(job.id)
     assert (shown.status, shown.step("work").count("cancelled"), shown.error) == ("cancelled", 3, None)
     retry_job(job.id)
     assert [cluster.options(n).get("dependency") for n in (4, 5)] == [None, "afterok:4"]
+    assert cluster.options(4)["job-name"] == f"{job.id}-work-2-mine"
 
 
-def test_a_refusal_is_a_sentence_and_leaves_nothing_in_the_queue(cluster, out_dir):
+def test_what_slurm_still_has_of_a_cancelled_job_is_not_cancelled_yet(cluster):
+    job = start()
+    end(job, "prepare", 0, "finished", result={})
+    end(job, "work", 0, "running")
+    cluster.says(job, _2_0="RUNNING", _2_1="PENDING", _2_2="PENDING", _3="PENDING")
+    scancel = cluster.folder / "scancel"
+    scancel.write_text("#!/bin/sh\necho 'Unable to contact slurm controller' >&2; exit 1\n")
+    with pytest.raises(SpdToolsError, match="Unable to contact slurm controller"):
+        cancel_job(job.id)
+    shown = job_status(job.id)
+    assert [task.status for task in shown.step("work").tasks] == ["running", "pending", "pending"]
+    assert "SLURM still has it (RUNNING)" in shown.step("work").tasks[0].why
+    with pytest.raises(SpdToolsError, match="being stopped"):
+        retry_job(job.id)
+    scancel.write_text(SCANCEL)
+    cancel_job(job.id)
+    cluster.says(job, _2_0="COMPLETING", _2_1="CANCELLED", _2_2="CANCELLED", _3="CANCELLED")
+    assert [task.status for task in job_status(job.id).step("work").tasks] == ["running", "cancelled", "cancelled"]
+    cluster.says()
+    assert job_status(job.id).status == "cancelled"
+
+
+def test_a_number_that_slurm_has_given_to_somebody_else_is_not_ours(cluster):
+    job = start(Graph(steps=GRAPH.steps[:1]))
+    cluster.says(job, _1="RUNNING")
+    assert job_status(job.id).status == "running"
+    cluster.says(job.model_copy(update={"id": "somebodys"}), _1="RUNNING")
+    assert job_status(job.id).status == "lost"
+
+
+def test_a_task_that_completed_has_its_word_on_the_way(cluster):
+    """A file system may show here what a node wrote there half a minute ago."""
+    job = start(Graph(steps=GRAPH.steps[:1]))
+    end(job, "prepare", 0, "running")
+    cluster.says(job, _1="COMPLETED")
+    assert job_status(job.id).status == "running"
+    cluster.says(job, _1="FAILED")
+    assert job_status(job.id).status == "lost"
+
+
+def test_filters_of_the_users_squeue_do_not_hide_tasks(cluster, monkeypatch):
+    job = start(Graph(steps=GRAPH.steps[:1]))
+    squeue = cluster.folder / "squeue"
+    squeue.write_text(squeue.read_text().replace("cat queue", '[ -n "$SQUEUE_PARTITION" ] || cat queue'))
+    monkeypatch.setenv("SQUEUE_PARTITION", "debug")
+    cluster.says(job, _1="RUNNING")
+    assert job_status(job.id).status == "running"
+
+
+def test_an_array_whose_submitter_was_killed_before_noting_its_ids_is_known_by_its_own_account(cluster, monkeypatch):
+    job = start(Graph(steps=GRAPH.steps[:1]))
+    path = job.folder / "submissions.json"
+    path.write_text(path.read_text().replace('"0": "1"', ""))
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    end(job, "prepare", 0, "running")
+    cluster.says(job, _1="RUNNING")
+    task = job_status(job.id).step("prepare").tasks[0]
+    assert (task.status, task.slurm_id) == ("running", "1")
+
+
+@pytest.mark.parametrize("slurm_id", ["--user=me", "1 2", "1_2_3", "1\n"])
+def test_what_goes_to_slurms_commands_can_only_be_an_id(cluster, slurm_id):
+    job = start(Graph(steps=GRAPH.steps[:1]))
+    path = job.folder / "submissions.json"
+    path.write_text(path.read_text().replace('"0": "1"', f'"0": {json.dumps(slurm_id)}'))
+    with pytest.raises(SpdToolsError, match=r"submissions\.json cannot be read"):
+        job_status(job.id)
+
+
+def test_ctrl_c_while_queueing_leaves_nothing_in_the_queue(cluster, monkeypatch):
+    calls = []
+
+    def interrupted(*arguments):
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(arguments)
+        return queue(*arguments)
+
+    queue = slurm._queue
+    monkeypatch.setattr(slurm, "_queue", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        start()
+    [folder] = JobFolder.all()
+    assert cluster.cancelled() == [f"--name={folder.id}-{step}" for step in ("merge", "prepare", "work")]
+    assert "interrupted" in job_status(folder.id).error
+    assert job_status(folder.id).status == "lost"
+
+
+def test_a_refusal_is_a_sentence_and_leaves_nothing_in_the_queue(cluster):
     (cluster.folder / "refuse").write_text("0\n")
     with pytest.raises(SpdToolsError, match="invalid partition specified: nope"):
         start()
-    assert list((out_dir / "jobs").iterdir()) == []
+    assert JobFolder.all() == []
+    (cluster.folder / "cancelled").unlink()
     (cluster.folder / "refuse").write_text("2\n")
     with pytest.raises(SpdToolsError, match="invalid partition"):
         start()
-    assert cluster.cancelled() == ["1", "2_0", "2_1", "2_2"]
-    [path] = (out_dir / "jobs").iterdir()
-    assert "invalid partition" in json.loads((path / "submissions.json").read_text())[0]["error"]
+    [folder] = JobFolder.all()
+    assert cluster.cancelled() == [f"--name={folder.id}-{step}" for step in ("merge", "prepare", "work")]
+    assert "invalid partition" in job_status(folder.id).error
 
 
 def test_a_step_that_runs_here_is_waited_for_by_a_scheduler(cluster, monkeypatch):
     started, locks = [], []
 
-    def living(job, number):
-        started.append(number)
+    def living(job, ranks):
+        started.append(job.submit("slurm", ranks).number)
         locks.append((job.path / "lock").open("rb"))
         fcntl.flock(locks[0], fcntl.LOCK_EX)
 

@@ -1,7 +1,11 @@
+import os
+import time
+
 import pytest
 from forks import Fork, wait_until
 
-from spd_tools.launch.state import TakenOverError, TaskFile, lives, read_attempts, read_states
+from spd_tools.launch import state as states_module
+from spd_tools.launch.state import TakenOverError, TaskFile, lives, look_at_states, read_attempts, read_states
 
 
 def test_a_later_attempt_takes_over(tmp_path):
@@ -50,3 +54,41 @@ def test_what_is_remembered_is_written_with_the_next_update(tmp_path):
     assert read_states(tmp_path, "work")[0].done is None
     file.update(status="finished")
     assert read_states(tmp_path, "work")[0].done == 7
+
+
+@pytest.fixture
+def quiet_step(tmp_path, monkeypatch):
+    """Three tasks that ended two minutes ago."""
+    monkeypatch.setattr(states_module, "_MANY", 3)
+    for rank in range(3):
+        file = TaskFile.begin(tmp_path, "work", rank, 1)
+        file.update(status="finished", done=rank)
+        file.close()
+    os.utime(tmp_path / "work", (time.time() - 120,) * 2)
+    return tmp_path
+
+
+def test_a_large_step_that_nothing_happens_in_is_read_from_one_file(quiet_step, monkeypatch):
+    whole = read_states(quiet_step, "work")
+    assert look_at_states(quiet_step, "work") == whole
+    monkeypatch.setattr(states_module, "read_states", None)
+    assert look_at_states(quiet_step, "work") == whole
+
+
+def test_what_was_gathered_is_forgotten_when_something_happens(quiet_step):
+    look_at_states(quiet_step, "work")
+    TaskFile.begin(quiet_step, "work", 1, 2).close()
+    assert look_at_states(quiet_step, "work")[1].attempt == 2
+
+
+@pytest.mark.parametrize("age", [0.0, 120.0, -120.0])
+def test_only_quiet_steps_are_gathered(quiet_step, age):
+    os.utime(quiet_step / "work", (time.time() - age,) * 2)
+    look_at_states(quiet_step, "work")
+    assert (quiet_step / "work.json").exists() == (age > 60)
+
+
+def test_a_damaged_gathering_is_made_anew(quiet_step):
+    (quiet_step / "work.json").write_text("torn")
+    assert look_at_states(quiet_step, "work") == read_states(quiet_step, "work")
+    assert (quiet_step / "work.json").read_text() != "torn"

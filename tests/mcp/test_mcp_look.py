@@ -1,7 +1,8 @@
+import os
 import re
 
 import pytest
-from mcp_demo import KEY
+from mcp_demo import KEY, TOOLS
 
 from mcp_server.answers import MAX_CHARACTERS
 from spd_tools import open_harvest
@@ -174,3 +175,28 @@ def test_cofiring_given_the_token_becomes_evidence(demo, call):
     assert len(found) == 2
     on_record = call("label", action="show", key=KEY)
     assert all(row[-1] in on_record for row in found)
+
+
+def test_an_answer_from_the_newest_of_several_harvests_says_so(made_up, call):
+    made_up("made-up", "abc123")
+    assert "chooses" not in call("overview", key=made_up.key)
+    folder = made_up("made-up", "def456")
+    os.utime(folder / "manifest.json", (2**31, 2**31))
+    tokens = r"[\d,]+"
+    begin = rf"2 harvests of made-up; this is def456, the newest \({tokens} tokens; the other has {tokens}\): the param"
+    for name, given in (("overview", {"key": made_up.key}), ("find_components", {})):
+        assert re.match(begin, call(name, **given))
+    assert "chooses" not in call("overview", key=made_up.key, harvest="def456")
+    assert "chooses" not in call("runs")
+
+
+def test_enrichment_shows_no_token_on_which_it_never_fired(demo, call):
+    shown = rows(call("token_stats", key=KEY, metric="enrichment", limit=40))
+    tokens = {line[1] for line in shown if line[1].startswith("⟦")}
+    assert "⟦needle⟧" in tokens
+    assert tokens <= {f"⟦{tool}⟧" for tool in TOOLS}
+
+
+def test_words_that_the_vocabulary_lacks_are_named(demo, call):
+    assert "The vocabulary lacks 'zebra'; the model sees" in call("probe", key=KEY, texts=["the zebra"])
+    assert "lacks" not in call("probe", key=KEY, texts=["the needle"])

@@ -15,7 +15,7 @@ from reference_store import random_input, refresh_manifest, write_reference_stor
 from spd_tools.errors import SpdToolsError
 from spd_tools.store.harvest import Harvest
 from spd_tools.store.manifest import OPTIONAL_FILES, REQUIRED_FILES
-from spd_tools.store.reader import open_harvest
+from spd_tools.store.reader import open_harvest, which_of_several
 
 ALL_FILES = sorted(REQUIRED_FILES | OPTIONAL_FILES)
 
@@ -166,3 +166,33 @@ def test_verify_finds_one_changed_byte(store_copy, name):
     with pytest.raises(SpdToolsError) as caught:
         harvest.verify()
     assert f"{name} differs from its checksum" in str(caught.value)
+
+
+def test_which_of_several_harvests_this_is_and_how_large_the_others_are(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPD_OUT_DIR", str(tmp_path))
+
+    def add(harvest_id, rows, changed):
+        folder = tmp_path / "harvest" / "made-up" / harvest_id
+        write_reference_store(folder, random_input(0, rows=rows), run_id="made-up", harvest_id=harvest_id)
+        os.utime(folder / "manifest.json", (changed, changed))
+        return open_harvest("made-up", harvest_id)
+
+    large = add("large", 30, 1)
+    assert which_of_several(large) is None
+    (tmp_path / "harvest" / "made-up" / "unfinished").mkdir()
+    assert which_of_several(large) is None
+    add("small", 5, 2)
+    newest = open_harvest("made-up")
+    assert newest.harvest_id == "small"
+    assert which_of_several(newest) == (
+        f"2 harvests of made-up; this is small, the newest ({newest.n_tokens:,} tokens; the other has "
+        f"{large.n_tokens:,})"
+    )
+    add("smaller", 4, 3)
+    said = which_of_several(open_harvest("made-up"))
+    assert said.startswith("3 harvests of made-up; this is smaller")
+    assert f"the largest of the others has {large.n_tokens:,}" in said
+    torn = tmp_path / "harvest" / "made-up" / "small" / "manifest.json"
+    torn.write_text("{")
+    os.utime(torn, (2, 2))
+    assert which_of_several(open_harvest("made-up")).startswith("2 harvests")

@@ -126,3 +126,32 @@ def test_the_unknown_token_is_named():
         "<unk>",
         None,
     ]
+
+
+def parts(tokenizer: Tokenizer, text: str) -> list[str]:
+    return [text[start:stop] for start, stop in TokenText(tokenizer).unknown_parts(text)]
+
+
+def test_what_the_unknown_token_stands_for_is_unknown():
+    assert parts(words("<unk>", "a", "b"), " a zebra <unk> b  yak") == ["zebra", "yak"]
+
+
+def test_words_of_which_something_is_dropped_are_unknown():
+    tokenizer = Tokenizer(models.BPE(vocab={"a": 0, "b": 1}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    assert parts(tokenizer, "aba axya b b!") == ["axya", "b!"]
+
+
+def test_where_a_tokenizer_gives_up_everything_is_unknown():
+    tokenizer = Tokenizer(models.WordLevel({"a": 0}))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    assert parts(tokenizer, "a zebra a") == ["zebra"]
+
+
+@given(st.text(max_size=30))
+def test_a_byte_level_vocabulary_lacks_nothing(text: str):
+    assert parts(byte_level(), text) == []
+
+
+def test_without_a_tokenizer_nothing_is_said_to_be_unknown():
+    assert TokenText(None).unknown_parts("zebra") == []

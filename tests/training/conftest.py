@@ -67,7 +67,7 @@ def small_config(tmp_path):
             "steps": 10,
             "train_log_freq": 1,
             "eval_freq": 4,
-            "eval_metric_configs": None,
+            "eval_metric_configs": [{"classname": "CEandKLLosses"}],  # no figures: matplotlib takes its time
             "slow_eval_freq": 10,
             "slow_eval_on_first_step": False,
         } | changes

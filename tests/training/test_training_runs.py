@@ -183,7 +183,7 @@ def test_without_out_the_folder_is_below_the_out_dir_and_named_by_what_is_traine
 
 
 def test_metrics(small_config, request_of, tmp_path):
-    decompose(request_of(small_config(steps=3), tmp_path / "run"))
+    decompose(request_of(small_config(steps=3, eval_metric_configs=None), tmp_path / "run"))
     path = tmp_path / "run" / "metrics.jsonl"
     train, evaluations = read_metrics(path, "train"), read_metrics(path, "eval")
     assert [record["step"] for record in train] == [0, 1, 2]

@@ -1,0 +1,100 @@
+"""A small harvest of the demo, jobs as forks, and a stand-in of the API that knows the demo's rules."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from contextlib import ExitStack
+from functools import cache
+
+import pytest
+import torch
+from demo_store import ROWS, make_demo
+from launch.forks import use_forks
+from llm.stand_in import KEY, StandIn
+from readme_model import RuleKnower
+
+from spd_tools.cli import postprocess
+from spd_tools.cli.arguments import Parser
+from spd_tools.decompositions import planted
+from spd_tools.harvest import pipeline as harvesting
+from spd_tools.launch import run_task
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Batches are small: threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def demo_folder(tmp_path_factory):
+    """An SPD_OUT_DIR with the demo's harvest."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    make_demo(folder)
+    return folder
+
+
+@pytest.fixture
+def demo(demo_folder, out_dir, monkeypatch):
+    """The test's own copy of the demo's harvest; its id."""
+    shutil.copytree(demo_folder, out_dir, copy_function=shutil.copy)
+    [harvest] = (out_dir / "harvest/demo").iterdir()
+    return harvest.name
+
+
+@pytest.fixture(autouse=True)
+def schedulers(monkeypatch):
+    """No program is started: processes are forks of the test's."""
+    monkeypatch.setattr(harvesting, "PLANTED_ROWS", ROWS)
+    monkeypatch.setattr(planted, "load_planted", cache(planted.load_planted))
+    monkeypatch.setattr(run_task, "REPORT_SECONDS", 0)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    found = use_forks(monkeypatch)
+    yield found
+    for process in found.started:
+        process.send_signal(signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def knower():
+    return RuleKnower()
+
+
+@pytest.fixture
+def serve(monkeypatch, knower):
+    """Start a stand-in; ``rule(asked, honest)`` may answer otherwise than honestly."""
+    with ExitStack() as stack:
+
+        def start(rule=lambda asked, honest: honest(asked)):
+            api = stack.enter_context(StandIn(lambda asked: rule(asked, knower)))
+            monkeypatch.setenv("ANTHROPIC_BASE_URL", api.url)
+            monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+            return api
+
+        yield start
+
+
+@pytest.fixture
+def run(capsys):
+    """Run `postprocess` in this process; returns (stdout, stderr)."""
+
+    def run(*argv):
+        parser = Parser()
+        parser.set_defaults(json=False)
+        postprocess.add_commands(parser.add_subparsers())
+        args = parser.parse_args(["postprocess", *map(str, argv)])
+        args.handler(args)
+        return tuple(capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def run_json(run):
+    return lambda *argv: json.loads(run(*argv, "--json")[0])
