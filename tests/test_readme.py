@@ -115,8 +115,11 @@ def typed(home, model):
         if command.line.startswith("export "):
             name, value = command.line.removeprefix("export ").split("=")
             environment[name] = value
+        line = command.line
+        for old, new in ids.items():
+            line = line.replace(old, new)
         done = subprocess.run(
-            ["bash", "-c", _DRAWN.sub(lambda old: ids.get(old[0], old[0]), command.line)],
+            ["bash", "-c", line],
             cwd=home,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -142,8 +145,8 @@ def test_a_command_prints_what_the_readme_shows(outputs, command):
 
 
 @pytest.mark.parametrize("line", [line for block in blocks("sh") for line in block.splitlines()])
-def test_what_needs_a_cluster_is_understood(line):
-    """`tests/slurm` does these things; here the README's words for them are read."""
+def test_what_needs_several_machines_is_understood(line):
+    """`tests/slurm` and `tests/integration` do these things; here the README's words for them are read."""
     program, *arguments = shlex.split(line)
     assert program == "spd-tools"
     assert build_parser().parse_args(arguments).handler

@@ -122,7 +122,7 @@ def _print(args: argparse.Namespace, shown: list[Hypothesis], document: Hypothes
     if args.json:
         print_json(document)
     elif not shown:
-        note("There is no such hypothesis; `spd-tools hypothesis add` proposes one.")
+        note("None yet; `spd-tools hypothesis add` proposes one.")
     else:
         from spd_tools.render.labels import hypotheses_page
 

@@ -90,11 +90,10 @@ class Scheduler:
                 self._stopping = time.monotonic()
                 self._signal_all(signal.SIGTERM)
             self._collect()
-            if self._stopping is None:
-                self._start()
-            elif time.monotonic() - self._stopping > STOP_SECONDS:
+            waits = self._stopping is None and self._start()
+            if self._stopping is not None and time.monotonic() - self._stopping > STOP_SECONDS:
                 self._signal_all(signal.SIGKILL)
-            if not self._running:
+            if not self._running and not waits:
                 return
             time.sleep(POLL_SECONDS)
 
@@ -151,14 +150,18 @@ class Scheduler:
 
     # --- starts -------------------------------------------------------------------------------------------------------
 
-    def _start(self) -> None:
+    def _start(self) -> bool:
+        """Start what can be; whether something waits for nothing but a GPU."""
+        waits = False
         for step in self._steps:
             waiting = self._waiting[step.name]
             while waiting and self._may_start(step):
                 gpus = self._pool.take(step.gpus)
                 if gpus is None:
+                    waits = True
                     break
                 self._running.append(self._process(step, waiting.pop(0), gpus))
+        return waits
 
     def _may_start(self, step: Step) -> bool:
         active = sum(task.step == step.name for task in self._running)

@@ -64,7 +64,7 @@ def _tms(n_components: int, identity: bool) -> dict[str, Any]:
         modules,
         {"mode": "layerwise", "fn_type": "mlp", "hidden_dims": [16]},
         {
-            "ImportanceMinimalityLoss": {"coeff": 3e-3, "pnorm": 1.0},
+            "ImportanceMinimalityLoss": {"coeff": 1e-2, "pnorm": 1.0},
             "StochasticReconLoss": {"coeff": 1.0},
             "StochasticReconLayerwiseLoss": {"coeff": 1.0},
             "FaithfulnessLoss": {"coeff": 1.0},
@@ -73,15 +73,13 @@ def _tms(n_components: int, identity: bool) -> dict[str, Any]:
     dense = {"identity_patterns": ["linear1", "linear2"], "dense_patterns": ["hidden_layers.0"] if identity else None}
     return config | {
         "output_loss_type": "mse",
-        "lr_schedule": {"start_val": 5e-3, "fn_type": "cosine", "final_val_frac": 0.0},
-        "steps": 5000,
+        "lr_schedule": {"start_val": 1e-2, "fn_type": "cosine", "final_val_frac": 0.0},
+        "steps": 4000,
         "batch_size": 1024,
-        "faithfulness_warmup_steps": 200,
-        "faithfulness_warmup_lr": 0.01,
         "train_log_freq": 100,
-        "eval_freq": 1000,
+        "eval_freq": 500,
         "eval_batch_size": 4096,
-        "slow_eval_freq": 5000,
+        "slow_eval_freq": 4000,
         "n_eval_steps": 1,
         "eval_metric_configs": [
             {"classname": "CIHistograms"},
@@ -107,7 +105,7 @@ def _tms_experiment(n_features: int, n_hidden: int, n_components: int, *, identi
             model=TmsConfig(n_features=n_features, n_hidden=n_hidden, n_hidden_layers=int(identity)),
             steps=5000,
             batch_size=1024,
-            lr_schedule=Schedule(start_val=5e-3, fn_type="cosine", final_val_frac=0.0),
+            lr_schedule=Schedule(start_val=1e-2, fn_type="cosine", final_val_frac=0.0),
             feature_probability=0.05,
         ),
     )

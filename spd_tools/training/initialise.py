@@ -16,7 +16,8 @@ from spd_tools.training.model import ComponentModel
 _RIDGE = 0.01
 """Keeps U small where C is close to d_in and V V^T nearly singular."""
 _FIRST_CI = 1.0
-"""Output biases of the causal-importance function: at first every component takes part, and none is dead."""
+_FIRST_SPREAD = 0.3
+"""Causal importances start near 1 everywhere: all components take part, none is dead, and none is ahead by chance."""
 _OUTPUTS = re.compile(r"(^|\.)(layers|_readers\.[^.]+|_output_head)$")
 """Modules that give causal importances: an MLP, whose last layer it is, or one map."""
 
@@ -28,7 +29,7 @@ def initialise(model: ComponentModel, seed: int) -> None:
     The columns of V are random unit vectors. U is the ridge regression of the target's weights on them: components
     write what the target makes of the direction that they read, and together they are close to the target's weights
     (where C is not below d_in). Matrices of the causal-importance function keep the variance of what they read; its
-    output biases are 1, the other ones 0, its norms 1.
+    outputs are near 1 at first, its other biases 0 and its norms 1.
     """
     generator = torch.Generator().manual_seed(seed)
     for name, layer in model.components.items():
@@ -66,6 +67,8 @@ def _draw_ci_function(function: CiFunction, generator: torch.Generator) -> None:
     for name, module in function.named_modules():
         if _OUTPUTS.search(name):
             last = module[-1] if isinstance(module, nn.Sequential) else module
-            bias = last.b
+            weight, bias = last.W, last.b
+            assert isinstance(weight, Tensor)
             assert isinstance(bias, Tensor)
+            weight.mul_(_FIRST_SPREAD)
             bias.fill_(_FIRST_CI)

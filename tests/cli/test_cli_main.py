@@ -149,7 +149,6 @@ def test_harvest_options_reach_the_request(monkeypatch, run):
         "--n-batches 1 --batch-size 3 --precision f16",
         "--n-batches 1 --batch-size 3 --threshold nan",
         "--n-batches 1 --batch-size 3 --rank -1",
-        "--n-batches 1 --batch-size 3 --n-gpus 2",
     ],
 )
 def test_harvest_options_that_the_parser_refuses(run, options):

@@ -348,7 +348,8 @@ def test_a_retry_that_comes_too_early_leaves_the_job_alone(start, schedulers, fo
 def test_a_task_whose_controller_was_killed_keeps_its_gpu_and_is_waited_for(start, schedulers, folder, monkeypatch):
     """Between scheduler and task submitit has a process of its own."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    monkeypatch.setattr(ForkedJob, "done", lambda self: True)
+    done = ForkedJob.done
+    monkeypatch.setattr(ForkedJob, "done", lambda self: "work-0" in running(folder) or done(self))
     (folder / "wait-work-0").touch()
     job = start(2, gpus=1)
     wait_until(lambda: "work-0" in running(folder))
@@ -366,7 +367,7 @@ def test_jobs_of_one_folder_share_the_gpus(start, folder, monkeypatch):
     wait_until(lambda: (job_status(second.id).step("work").tasks[0].why or "").startswith("It waits for a GPU"))
     assert attempts(job_status(second.id)) == [0]
     (folder / "wait-work-0").unlink()
-    assert [ended(job).status for job in (first, second)] == ["finished", "finished"]
+    assert [(ended(job).status, job_status(job.id).error) for job in (first, second)] == [("finished", None)] * 2
     assert notes(folder).index("end work-0") < [line[:12] for line in notes(folder)].index("begin work-0", 1)
 
 

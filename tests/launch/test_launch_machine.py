@@ -3,7 +3,6 @@
 import pytest
 from forks import Fork, wait_until
 
-from spd_tools.launch.folder import is_locked
 from spd_tools.launch.machine import GpuPool, gpu_lock, hold_gpus, visible_gpus
 
 
@@ -34,18 +33,22 @@ def test_what_could_not_be_taken_whole_is_left_to_others(tmp_path):
 
 def test_a_gpu_is_its_tasks_after_the_pool_let_go_of_it(tmp_path):
     first, second = (GpuPool(("0",), tmp_path) for _ in range(2))
-    taken = first.take(1)
-    go = tmp_path / "go"
+    start, go, held_now = tmp_path / "start", tmp_path / "go", tmp_path / "held"
 
     def task():
+        wait_until(start.exists)
         held = hold_gpus(tmp_path, "0")
+        held_now.touch()
         wait_until(go.exists)
         return len(held) - 1
 
-    process = Fork(task)
+    process = Fork(task)  # before there is a lock that it would inherit
+    taken = first.take(1)
+    start.touch()
+    assert not held_now.exists()
     first.hand_over(taken)
     first.hand_over(taken)
-    wait_until(lambda: is_locked(gpu_lock(tmp_path, "0")))
+    wait_until(held_now.exists)
     assert second.take(1) is None
     go.touch()
     assert process.wait() == 0

@@ -8,6 +8,7 @@ import pytest
 from mcp import Client
 
 from mcp_server.server import INSTRUCTIONS, make_server
+from spd_tools.experiments.guide import GUIDES
 
 TOOLS = {
     *("runs", "find_components", "overview", "examples", "token_stats", "correlations"),
@@ -94,3 +95,11 @@ def test_the_server_is_made_without_torch_or_numba():
         "assert not {'torch', 'numba', 'transformers', 'matplotlib', 'scipy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", sorted(GUIDES.keys() & TOOLS))
+def test_experiments_are_described_as_on_the_command_line(tools, name):
+    described = tools[name].description
+    assert "{" not in described
+    if name != "minimal_context":  # which is three experiments
+        assert described == GUIDES[name].text(lambda word: word)

@@ -64,6 +64,12 @@ def impatient(monkeypatch):
     monkeypatch.setattr(retries.Retries, "pause", lambda self, attempt, asked: 0.0 if attempt < 2 else None)
 
 
+@pytest.fixture
+def patient(monkeypatch):
+    """Failures that may pass are tried until they do."""
+    monkeypatch.setattr(retries.Retries, "pause", lambda self, attempt, asked: 0.01)
+
+
 def test_a_run_becomes_labels_with_scores(serve, out_dir):
     api = serve()
     job = ended(start(config(harvest=HARVEST)))
@@ -163,12 +169,12 @@ def test_few_failures_are_listed_and_do_not_stop_what_follows(serve, demo, knowe
     assert f"{unlucky} has no label" in JobFolder(job.folder).log("interpret", 0).read_text()
 
 
-def test_a_cancelled_pipeline_goes_on_where_it_was(serve, demo):
+def test_a_cancelled_pipeline_goes_on_where_it_was(serve, demo, patient):
     held = True
 
     def rule(asked, honest):
         if held and not is_labelling(asked):
-            return Refuse(429, "later", {"retry-after": "0.02"})
+            return Refuse(503, "later")
         return honest(asked)
 
     api = serve(rule)
@@ -184,13 +190,17 @@ def test_a_cancelled_pipeline_goes_on_where_it_was(serve, demo):
     assert max(prompts(api).values()) == 1
 
 
-def test_two_pipelines_at_once_do_not_disturb_each_other_and_ask_nothing_twice(serve, demo):
-    api = serve()
+def test_two_pipelines_at_once_do_not_disturb_each_other_and_ask_nothing_twice(serve, demo, patient):
+    held = True
+    api = serve(lambda asked, honest: Refuse(503, "later") if held else honest(asked))
     score = SMALL | {"keys": KEYS[:1], "baselines": False}
     with_one = config(intruder=None, interpret={"keys": KEYS[:1], "evals": {"detection": score, "fuzzing": None}})
     other = config(intruder=None, interpret={"keys": KEYS, "evals": {"detection": score, "fuzzing": score}})
     jobs = [start(with_one), start(other)]
     assert jobs[0].id != jobs[1].id
+    logs = [JobFolder(job.folder).log("interpret", 0) for job in jobs]
+    wait_until(lambda: any(log.exists() and "waiting for it" in log.read_text() for log in logs))
+    held = False
     assert [ended(job).status for job in jobs] == ["finished", "finished"]
     notes = Annotations.of(open_harvest("demo"))
     assert all(notes.label(key) is not None for key in KEYS)

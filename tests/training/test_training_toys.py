@@ -7,6 +7,7 @@ import re
 
 import pytest
 import torch
+import yaml
 
 from spd_tools import load_decomposition
 from spd_tools.cli import main
@@ -166,3 +167,31 @@ def test_every_experiments_configuration_can_be_trained():
     for name, found in EXPERIMENTS.items():
         raw = found.config()
         assert remarks(parse_training_config(raw, name), raw) == []
+
+
+def test_every_feature_of_a_small_tms_ends_in_a_component_of_its_own(tmp_path):
+    tms = TmsRecipe(
+        model=TmsConfig(n_features=5, n_hidden=2),
+        steps=2500,
+        batch_size=1024,
+        lr_schedule=Schedule(start_val=1e-2, fn_type="cosine", final_val_frac=0.0),
+        feature_probability=0.05,
+    )
+    config = EXPERIMENTS["tms_5-2"].config() | {
+        "pretrained_model_name": str(toy_target_run(tms, tmp_path)),
+        # Denser features, smaller batches: as good a decomposition from a tenth of the numbers.
+        "task_config": {"feature_probability": 0.15},
+        "batch_size": 256,
+        "steps": 1000,
+        "eval_freq": 1000,
+        "eval_metric_configs": [],
+    }
+    (tmp_path / "tms.yaml").write_text(yaml.safe_dump(config))
+    metrics = decompose(
+        DecomposeRequest(source=str(tmp_path / "tms.yaml"), out=str(tmp_path / "run"), threads=1, progress=False)
+    ).metrics
+    for layer in ("linear1", "linear2"):
+        assert metrics[f"recovery/mean_max_cosine/{layer}"] >= 0.98
+        assert metrics[f"recovery/recovered/{layer}"] == 1.0
+        assert metrics[f"alive/{layer}"] == 5
+        assert metrics[f"faithfulness/{layer}"] < 1e-3
