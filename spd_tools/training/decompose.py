@@ -23,23 +23,19 @@ from spd_tools.targets.build import read_yaml_mapping
 from spd_tools.training.config import TrainingConfig, parse_training_config, remarks
 from spd_tools.training.data_sources import DataChoice, copy_tokenizer, open_batches
 from spd_tools.training.distributed import World, join_world, leave_world
-from spd_tools.training.evaluation import Evaluator
 from spd_tools.training.experiments import experiment
-from spd_tools.training.figures import draw_figures
 from spd_tools.training.initialise import initialise
 from spd_tools.training.interrupts import StopSignal
-from spd_tools.training.metric_configs import FIGURES, default_eval_metrics
+from spd_tools.training.metric_configs import default_eval_metrics
 from spd_tools.training.model import ComponentModel
-from spd_tools.training.reporting import METRICS_NAME, MetricsLog, Progress, WandbLog
 from spd_tools.training.run_folder import (
-    FIGURES_NAME,
     check_folder,
     claimed,
     model_path,
     write_config,
     write_identity,
-    write_model,
 )
+from spd_tools.training.run_report import RunReport
 from spd_tools.training.target import LoadedTarget, copy_target, load_target
 from spd_tools.training.toys import toy_target_run
 from spd_tools.training.trainer import CHECKPOINT_NAME, Trainer
@@ -195,7 +191,20 @@ class _Decomposing:
             identity=self.identity,
         )
         trainer.restore()
-        report = None if folder is None else _Report(self, trainer, folder)
+        report = (
+            None
+            if folder is None
+            else RunReport(
+                config,
+                trainer,
+                folder,
+                metrics=self.metrics,
+                batches=self.batches,
+                raw=self.raw,
+                wandb=request.wandb,
+                quiet=not request.progress,
+            )
+        )
         with StopSignal() as stop:
             finished = trainer.train(
                 log=lambda step, record: None if report is None else report.log("train", step, record),
@@ -214,58 +223,6 @@ class _Decomposing:
             {} if report is None else report.last_metrics,
             not config.is_toy,
         )
-
-
-class _Report:
-    """Evaluations, figures and files of the first rank."""
-
-    def __init__(self, job: _Decomposing, trainer: Trainer, folder: Path) -> None:
-        self._config, self._trainer, self._folder = job.config, trainer, folder
-        self._metrics = job.metrics
-        self._evaluator = Evaluator(
-            trainer.model, job.config, job.metrics, trainer.losses, job.batches.evaluation, job.device
-        )
-        self._log = MetricsLog(folder / METRICS_NAME, steps_done=trainer.step)
-        self._progress = Progress(job.config.steps, steps_done=trainer.step, quiet=not job.request.progress)
-        self._wandb = (
-            WandbLog(job.config.wandb_project or "spd-tools", folder.name, job.raw) if job.request.wandb else None
-        )
-        self.last_metrics: dict[str, float] = {}
-
-    def log(self, split: str, step: int, values: dict[str, float], figures: list[Path] | None = None) -> None:
-        self._log.write(split, step, values)
-        self._progress.show(split, step, values)
-        if self._wandb is not None:
-            self._wandb.write(split, step, values, figures or [])
-
-    def evaluate(self, step: int) -> None:
-        self.last_metrics, importances = self._evaluator.measure(step)
-        figures: list[Path] = []
-        if self._figures_due(step):
-            figures = draw_figures(
-                self._trainer.model,
-                self._metrics,
-                importances,
-                self._config.n_eval_steps,
-                self._folder / FIGURES_NAME,
-                step,
-            )
-        self.log("eval", step, self.last_metrics, figures)
-
-    def _figures_due(self, step: int) -> bool:
-        if not any(metric.classname in FIGURES for metric in self._metrics):
-            return False
-        if step == 0:
-            return self._config.slow_eval_on_first_step
-        every = self._config.slow_eval_freq or self._config.eval_freq
-        return step % every == 0 or step == self._config.steps
-
-    def save_model(self, step: int) -> None:
-        write_model(self._folder, step, self._trainer.model.modules_by_key())
-
-    def finish(self) -> None:
-        if self._wandb is not None:
-            self._wandb.finish()
 
 
 def _read_source(request: DecomposeRequest, world: World) -> tuple[str, dict[str, Any], Path]:

@@ -72,6 +72,7 @@ def _tms(n_components: int, identity: bool) -> dict[str, Any]:
     )
     dense = {"identity_patterns": ["linear1", "linear2"], "dense_patterns": ["hidden_layers.0"] if identity else None}
     return config | {
+        "autocast_bf16": False,
         "output_loss_type": "mse",
         "lr_schedule": {"start_val": 1e-2, "fn_type": "cosine", "final_val_frac": 0.0},
         "steps": 4000,
@@ -127,6 +128,7 @@ def _residual_mlp() -> dict[str, Any]:
         },
     )
     return config | {
+        "autocast_bf16": False,
         "output_loss_type": "mse",
         "lr_schedule": {"start_val": 2e-3, "fn_type": "cosine", "final_val_frac": 0.0},
         "steps": 20_000,

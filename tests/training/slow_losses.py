@@ -57,9 +57,7 @@ def tiny_model(seed: int = 0) -> ComponentModel:
         parameter.requires_grad_()
     with torch.no_grad():
         for name, parameter in model.ci_function.named_parameters():
-            parameter.mul_(2.0)
-            if name.endswith("2.b"):
-                parameter.add_(0.5)
+            parameter.normal_(0.5 if name.endswith("2.b") else 0.0, 0.7)
     return model
 
 
