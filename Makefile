@@ -11,7 +11,7 @@ DEV := $(VENV)/.dev-installed
 
 # Two targets would otherwise install into one environment at the same time.
 .NOTPARALLEL:
-.PHONY: demo test test-all clients check format type bench bench-large-vocab bench-scale bench-read bench-mcp bench-llm bench-cost clean
+.PHONY: demo test test-all clients check format type bench bench-large-vocab bench-scale bench-read bench-mcp bench-llm bench-cost bench-launch clean
 
 demo: $(RUNTIME)
 	$(BIN)/spd-tools demo
@@ -59,6 +59,9 @@ bench-llm: $(DEV)
 
 bench-cost: $(DEV)
 	$(BIN)/python -m benchmarks.bench_cost
+
+bench-launch: $(DEV)
+	$(BIN)/python -m benchmarks.bench_launch
 
 clean:
 	rm -rf $(VENV) tests/clients/node_modules build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

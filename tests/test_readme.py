@@ -23,7 +23,7 @@ from spd_tools.cli.parser import build_parser
 
 REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text()
-BEING_BUILT = {"decompose", "postprocess"}
+BEING_BUILT = {"decompose"}
 """Commands that are not advertised yet."""
 CUT = "…"
 """A line of the README that stands for what was left out."""

@@ -15,6 +15,7 @@ from spd_tools.cli import (
     machine,
     mcp,
     notebook,
+    postprocess,
     pretrain,
     runs,
     transfer,
@@ -27,7 +28,7 @@ def build_parser() -> Parser:
     parser = Parser(prog="spd-tools", description="Count, look at and explain the components of neural networks.")
     parser.set_defaults(json=False)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    at_scale = (interpret, evaluate)
+    at_scale = (interpret, evaluate, postprocess)
     training = (decompose, pretrain)
     others = (runs, jobs, transfer, mcp, install_claude, machine)
     for group in (harvests, look, experiments, labels, notebook, *at_scale, *training, *others):

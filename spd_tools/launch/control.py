@@ -67,6 +67,8 @@ def start_job(
         SpdToolsError: when no folder can be made, no process started, the code not copied, SLURM refuses, or the
             request is being worked on by the other executor.
     """
+    if executor == "slurm":
+        check_slurm()
     wanted = JobRequest(
         id=new_id(kind),
         kind=kind,
@@ -103,14 +105,12 @@ def _at_work_on(wanted: JobRequest) -> Job | None:
 
 
 def _start(wanted: JobRequest, graph: Graph, allow_dirty: bool) -> Job:
-    executor = wanted.executor
-    if executor == "slurm":
-        check_slurm()
     job = JobFolder.create(wanted, graph)
     try:
-        if executor == "slurm":
+        if wanted.executor == "slurm":
             take_snapshot(job.path, allow_dirty=allow_dirty)
-        _submit(job, {step.name: step.ranks for step in graph.steps})
+        with locked(job.path / "retry.lock"):
+            _submit(job, {step.name: step.ranks for step in graph.steps})
     except BaseException:
         if not any(part.ids for submission in job.submissions() for part in submission.steps):
             job.remove()  # nothing of it ever began
@@ -189,16 +189,25 @@ def _submit(job: JobFolder, ranks: Ranks) -> None:
     """Submit tasks: by a scheduler of ours where some run on this machine, else straight to SLURM."""
     request, graph = job.request(), job.graph()
     if request.executor == "local" or any(graph.step(name).here for name in ranks):
-        _start_scheduler(job, ranks)
+        _wait_for_the_last_scheduler(job)
+        _start_scheduler(job, job.submit(request.executor, ranks).number)
     else:
         queue_submission(job, job.submit(request.executor, ranks).number)
 
 
-def _start_scheduler(job: JobFolder, ranks: Ranks) -> None:
+def _wait_for_the_last_scheduler(job: JobFolder) -> None:
+    """Before anything is noted: tasks of a submission that another one has replaced are not done any more."""
+    with (job.path / "lock").open("ab") as lock:
+        try:
+            _wait_for_lock(lock.fileno())
+        except BlockingIOError:
+            raise SpdToolsError(_AT_WORK.format(job.id)) from None
+
+
+def _start_scheduler(job: JobFolder, number: int) -> None:
     try:
         with (job.path / "lock").open("ab") as lock, job.scheduler_log.open("ab") as log:
             _wait_for_lock(lock.fileno())
-            number = job.submit(job.request().executor, ranks).number
             process = subprocess.Popen(
                 [sys.executable, "-m", "spd_tools.launch.scheduler", str(job.path), str(number)],
                 env=os.environ | _code_environment(job),

@@ -119,8 +119,12 @@ class JobFolder:
             raise SpdToolsError(
                 f"No job could be made in {job.path}: {error.strerror}; free space or choose another SPD_OUT_DIR."
             ) from error
-        write_json(job.path / "graph.json", graph.model_dump(mode="json"))
-        write_json(job.path / "request.json", request.model_dump(mode="json"))
+        try:
+            write_json(job.path / "graph.json", graph.model_dump(mode="json"))
+            write_json(job.path / "request.json", request.model_dump(mode="json"))
+        except BaseException:
+            job.remove()
+            raise
         return job
 
     @classmethod

@@ -32,6 +32,8 @@ TASKS_PER_SECOND = 8
 """Large steps report less often: their states lie on one file system."""
 SAVE_SECONDS = 10.0
 """Left of SLURM's warning time when a task that is still saving is requeued all the same."""
+LEAST_SECONDS = 1.0
+"""That it may save, however short the warning."""
 MAX_IDLE = 5
 """Attempts in a row without any progress after which a task is not requeued again."""
 GPUS_VARIABLE = "SPD_TOOLS_TASK_GPUS"
@@ -157,7 +159,7 @@ class _Attempt:
         if save is self._idle or not callable(save):
             self._have_requeued(frame)
         signal.signal(signal.SIGALRM, lambda _number, frame: self._have_requeued(frame))
-        signal.setitimer(signal.ITIMER_REAL, max(1.0, self._warning_seconds() - SAVE_SECONDS))
+        signal.setitimer(signal.ITIMER_REAL, max(LEAST_SECONDS, self._warning_seconds() - SAVE_SECONDS))
         assert callable(save)
         save(signal.SIGTERM, frame)
 

@@ -190,7 +190,8 @@ def _refusal(error: BaseException) -> str:
         return "It was interrupted while it was being queued."
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = next((line for line in lines if "error" in line.lower()), lines[0] if lines else type(error).__name__)
-    return f"SLURM did not take the job ({said.removeprefix('sbatch: error: ')}); change the profile or its flags."
+    said = said.removeprefix("sbatch: error: ")
+    return f"SLURM did not take the job ({said}); change the profile or its flags, or try later."
 
 
 def ask_queue(ids: Iterable[str]) -> dict[str, Queued] | None:
@@ -249,7 +250,8 @@ def _scancel(arguments: list[str]) -> None:
     try:
         done = _run(["scancel", *arguments], environment)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise SpdToolsError(f"scancel cannot be run here ({error}); cancel the job again, on a login node.") from None
+        reason = error.strerror if isinstance(error, OSError) else f"no answer in {_ANSWER_SECONDS} s"
+        raise SpdToolsError(f"scancel cannot be run here ({reason}); cancel the job again, on a login node.") from None
     if done.returncode != 0 and "Invalid job id" not in done.stderr:
         said = (done.stderr.strip().splitlines() or ["it said nothing"])[0]
         raise SpdToolsError(f"SLURM did not cancel the job ({said}); cancel it again.")

@@ -86,7 +86,8 @@ def _judge_local(known: Evidence, submission: Submission, lives: bool) -> Verdic
         where = "" if latest.host == socket.gethostname() else f" (it ran on {latest.host}, and this is another host)"
         return (
             "lost",
-            f"Its process is gone without a word{where}: killed, or out of memory; what it had saved is not lost.",
+            f"Its process is gone without a word{where}: killed, out of memory, or without room on the disk to say so; "
+            "what it had saved is not lost.",
         )
     if known.scheduler_lives:
         return "pending", None

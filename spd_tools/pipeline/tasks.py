@@ -113,7 +113,8 @@ def _alone(harvest: Harvest, what: str) -> Iterator[None]:
     lock = jobs_dir() / f".{what}-{harvest.run_id}.lock"
     if is_locked(lock):
         print(f"Another job asks this about {harvest.run_id} now; waiting for it.", file=sys.stderr)
-    yield
+    with locked(lock):
+        yield
 
 
 def _model(

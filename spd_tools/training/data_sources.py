@@ -38,9 +38,9 @@ class DataChoice:
             base: What its relative paths are relative to.
         """
         raw = copy.deepcopy(raw)
-        task = raw.get("task_config")
+        task = raw.setdefault("task_config", {})
         if not isinstance(task, dict):
-            return raw
+            return raw  # which the check of the configuration refuses
         if self.data is not None:
             # Split, column and form are those of the configuration's own data set; another one has its own.
             task |= {

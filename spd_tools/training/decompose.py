@@ -126,7 +126,7 @@ class _Decomposing:
         self.config = parse_training_config(self.raw, request.source)
         self._remark()
         self.loaded = load_target(self.config, self.base)
-        self.model = _build_model(self.config, self.loaded, self.base)
+        self.model = _build_model(self.config, self.loaded)
         self.batches, data_identity = open_batches(self.config, request.data, self.loaded, base=self.base, world=world)
         self.identity = _identity(self.config, self.loaded, data_identity)
         self.metrics = (
@@ -242,6 +242,8 @@ def _read_source(request: DecomposeRequest, world: World) -> tuple[str, dict[str
         raw["steps"] = request.steps
     if request.seed is not None:
         raw["seed"] = request.seed
+    if isinstance(start := raw.get("init_spd_checkpoint"), str):
+        raw["init_spd_checkpoint"] = str((base / Path(start).expanduser()).resolve())
     return name or "run", request.data.applied(raw, base), base
 
 
@@ -271,7 +273,7 @@ def _absolute(name: str) -> str:
     return str(path.resolve()) if path.exists() else name
 
 
-def _build_model(config: TrainingConfig, loaded: LoadedTarget, base: Path) -> ComponentModel:
+def _build_model(config: TrainingConfig, loaded: LoadedTarget) -> ComponentModel:
     components = locate(loaded.target.module, config.module_info, config.identity_module_info)
     model = ComponentModel(
         target=loaded.target,
@@ -283,7 +285,7 @@ def _build_model(config: TrainingConfig, loaded: LoadedTarget, base: Path) -> Co
     )
     initialise(model, config.seed)
     if config.init_spd_checkpoint is not None:
-        path = base / Path(config.init_spd_checkpoint).expanduser()
+        path = Path(config.init_spd_checkpoint)
         if not path.is_file():
             raise SpdToolsError(f"There is no init_spd_checkpoint {path}; correct that field.")
         fill(path, loaded.target, components, model.ci_function)

@@ -56,7 +56,8 @@ def _common(
     }
 
 
-def _tms(n_components: int, identity: bool) -> dict[str, Any]:
+def _tms(n_features: int, n_components: int, identity: bool) -> dict[str, Any]:
+    small = n_features < 10
     modules = [("linear1", n_components), ("linear2", n_components)]
     if identity:
         modules.append(("hidden_layers.0", n_components))
@@ -64,7 +65,8 @@ def _tms(n_components: int, identity: bool) -> dict[str, Any]:
         modules,
         {"mode": "layerwise", "fn_type": "mlp", "hidden_dims": [16]},
         {
-            "ImportanceMinimalityLoss": {"coeff": 1e-2, "pnorm": 1.0},
+            # The reconstruction losses are means over features, this one is a sum over components.
+            "ImportanceMinimalityLoss": {"coeff": 1e-2 if small else 2e-4, "pnorm": 1.0},
             "StochasticReconLoss": {"coeff": 1.0},
             "StochasticReconLayerwiseLoss": {"coeff": 1.0},
             "FaithfulnessLoss": {"coeff": 1.0},
@@ -75,12 +77,12 @@ def _tms(n_components: int, identity: bool) -> dict[str, Any]:
         "autocast_bf16": False,
         "output_loss_type": "mse",
         "lr_schedule": {"start_val": 1e-2, "fn_type": "cosine", "final_val_frac": 0.0},
-        "steps": 4000,
-        "batch_size": 1024,
+        "steps": 2000 if small else 4000,
+        "batch_size": 1024 if small else 512,
         "train_log_freq": 100,
         "eval_freq": 500,
         "eval_batch_size": 4096,
-        "slow_eval_freq": 4000,
+        "slow_eval_freq": 2000,
         "n_eval_steps": 1,
         "eval_metric_configs": [
             {"classname": "CIHistograms"},
@@ -101,7 +103,7 @@ def _tms(n_components: int, identity: bool) -> dict[str, Any]:
 def _tms_experiment(n_features: int, n_hidden: int, n_components: int, *, identity: bool) -> Experiment:
     return Experiment(
         summary=f"TMS, {n_features} features in {n_hidden} dimensions{', with an identity layer' if identity else ''}",
-        config=lambda: _tms(n_components, identity),
+        config=lambda: _tms(n_features, n_components, identity),
         toy=TmsRecipe(
             model=TmsConfig(n_features=n_features, n_hidden=n_hidden, n_hidden_layers=int(identity)),
             steps=5000,

@@ -138,7 +138,7 @@ def test_a_task_that_is_killed_is_lost_and_a_retry_finishes(start, folder):
     os.kill(job_status(job.id).step("work").tasks[0].pid, signal.SIGKILL)
     job = ended(job)
     assert (job.status, job.step("merge").status) == ("lost", "skipped")
-    assert "killed, or out of memory" in job.error
+    assert "killed, out of memory" in job.error
     (folder / "wait-work-0").unlink()
     assert attempts(ended(retry_job(job.id))) == [2, 1]
 
@@ -375,3 +375,13 @@ def test_a_folder_that_disappears_does_not_stop_the_list(start):
     job, gone = ended(start(1)), ended(start(1))
     (gone.folder / "request.json").unlink()
     assert [found.id for found in list_jobs()] == [job.id]
+
+
+def test_a_job_that_could_not_be_written_leaves_nothing(start, out_dir, monkeypatch):
+    def full(path, document):
+        raise SpdToolsError("No space left.")
+
+    monkeypatch.setattr("spd_tools.launch.folder.write_json", full)
+    with pytest.raises(SpdToolsError, match="No space left"):
+        start(1)
+    assert [path.name for path in (out_dir / "jobs").iterdir()] == [".lock"]

@@ -314,8 +314,8 @@ def test_a_refusal_is_a_sentence_and_leaves_nothing_in_the_queue(cluster):
 def test_a_step_that_runs_here_is_waited_for_by_a_scheduler(cluster, monkeypatch):
     started, locks = [], []
 
-    def living(job, ranks):
-        started.append(job.submit("slurm", ranks).number)
+    def living(job, number):
+        started.append(number)
         locks.append((job.path / "lock").open("rb"))
         fcntl.flock(locks[0], fcntl.LOCK_EX)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from forks import Fork, wait_until
 
+from spd_tools.errors import SpdToolsError
 from spd_tools.launch import kinds, run_task
 from spd_tools.launch.folder import JobFolder, JobRequest
 from spd_tools.launch.graph import Graph, Step
@@ -88,6 +89,8 @@ def loop(arguments, context):
         if Path("moves").exists():
             n += 1
             context.report(n, None, "things")
+        if Path("starts_anew").exists():
+            context.report(1, None, "things")
         Path("working").touch()
         if asked and not Path("stuck").exists():
             Path("saved").touch()
@@ -169,6 +172,7 @@ def test_a_task_with_nothing_to_save_is_requeued_at_once(slurm_task):
 
 def test_a_task_that_saves_for_too_long_is_requeued_all_the_same(slurm_task, monkeypatch):
     monkeypatch.setenv(run_task.DELAY_VARIABLE, "1")
+    monkeypatch.setattr(run_task, "LEAST_SECONDS", 0.05)
     Path("saves").touch()
     Path("stuck").touch()
     process = slurm_task()
@@ -218,6 +222,43 @@ def test_a_task_that_gets_on_is_requeued_as_often_as_it_takes(slurm_task):
         process.send_signal(signal.SIGUSR2)
         process.wait()
         assert Path("requeued").exists()
+
+
+def test_a_task_that_begins_anew_every_time_is_given_up(slurm_task):
+    Path("starts_anew").touch()
+    for _ in range(run_task.MAX_IDLE + 1):
+        Path("requeued").unlink(missing_ok=True)
+        process = slurm_task()
+        process.send_signal(signal.SIGUSR2)
+        process.wait()
+    assert not Path("requeued").exists()
+    assert "got nowhere" in state().error
+
+
+def test_a_full_disk_is_no_reason_not_to_come_back(slurm_task, monkeypatch):
+    def full(file, **changes):
+        raise SpdToolsError("No space left.")
+
+    monkeypatch.setattr(run_task.TaskFile, "update", full)
+    process = slurm_task()
+    process.send_signal(signal.SIGUSR2)
+    process.wait()
+    assert Path("requeued").exists()
+
+
+def test_a_cancel_that_came_before_anybody_listened_is_heard(slurm_task, monkeypatch):
+    answers = iter([True, False])
+    monkeypatch.setattr(JobFolder, "is_wanted", lambda *_: next(answers))
+    assert slurm_task().wait() == 1
+    assert state().status == "stopped"
+    assert not Path("working").exists()
+
+
+def test_a_node_that_sees_an_older_list_of_submissions_works_all_the_same(slurm_task):
+    """The file system may show it what was there before the retry that it belongs to."""
+    folder = JobFolder(Path("job").absolute())
+    assert not folder.is_wanted("work", 0, 0)
+    assert folder.is_wanted("work", 0, 2)
 
 
 def test_a_process_that_was_taken_over_stops_at_its_next_word(slurm_task):

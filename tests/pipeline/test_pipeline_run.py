@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from launch.forks import ended, wait_until
+from launch.forks import DEADLINE, ended, wait_until
 from llm.stand_in import KEY, Refuse, Say
 
 from spd_tools.annotations import Annotations
@@ -66,8 +66,9 @@ def impatient(monkeypatch):
 
 @pytest.fixture
 def patient(monkeypatch):
-    """Failures that may pass are tried until they do."""
-    monkeypatch.setattr(retries.Retries, "pause", lambda self, attempt, asked: 0.01)
+    """Failures that may pass are tried for as long as a test may take."""
+    most = 1.5 * DEADLINE / 0.01
+    monkeypatch.setattr(retries.Retries, "pause", lambda self, attempt, asked: 0.01 if attempt < most else None)
 
 
 def test_a_run_becomes_labels_with_scores(serve, out_dir):
