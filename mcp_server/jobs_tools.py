@@ -14,7 +14,7 @@ from mcp_server.tools import READS, STARTS, tool
 from spd_tools.errors import SpdToolsError
 from spd_tools.launch.harvest import start_harvest
 from spd_tools.launch.logs import log_path, log_tail, newest_log
-from spd_tools.launch.profiles import load_profile
+from spd_tools.launch.profiles import load_profile, profile_names
 from spd_tools.launch.status import Job, StepView, TaskView, job_status, list_jobs
 from spd_tools.render.jobs import active_step, step_progress, step_summary
 
@@ -62,7 +62,9 @@ class Jobs:
         ] = 1,
         slurm: Annotated[bool, Field(description="submit to the cluster that the server's machine belongs to")] = False,
         profile: Annotated[
-            OptionalText, _NAME, Field(description="SLURM profile, a name or YAML file; default: SPD_SLURM_PROFILE")
+            OptionalText,
+            _NAME,
+            Field(description="SLURM profile that comes along, by name; default: SPD_SLURM_PROFILE"),
         ] = "",
     ) -> str:
         """Start counting what every component of a run does, in one pass over data; returns a job id at once.
@@ -92,6 +94,12 @@ class Jobs:
         )
         if profile and not slurm:
             raise SpdToolsError(f"profile {profile!r} is for a cluster; add slurm=true or leave it out.")
+        if profile and profile not in profile_names():
+            # A profile's set-up lines are shell: which file they come from is not for a model to choose.
+            raise SpdToolsError(
+                f"There is no profile {profile!r}; the ones that come along are {', '.join(profile_names())}, and a file "
+                "of your own is named by SPD_SLURM_PROFILE where the server is started."
+            )
         job = start_harvest(request, slurm=load_profile(profile or None) if slurm else None)
         return f"{_page(job)}\nNext: job_status with job_id={job.id}."
 

@@ -67,7 +67,7 @@ def adversarial_masks(
     masks: dict[str, LayerMask] = {}
     for name, rows in route.items():
         s = sources[name] if rows is None else at_rows(sources[name].expand(*now.positions, -1), rows)
-        split = Sources(s[..., :-1], s[..., -1:]) if now.use_delta else Sources(s, None)
+        split = Sources(1 - s[..., :-1], s[..., -1:]) if now.use_delta else Sources(1 - s, None)
         masks[name] = source_mask(at_rows(importances[name], rows), split, rows)
     return masks
 

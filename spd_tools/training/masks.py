@@ -19,8 +19,8 @@ Sampling = Literal["continuous", "binomial"]
 class Sources:
     """What turns causal importances of one layer into masks."""
 
-    s: Tensor
-    """[*positions, C] or anything that broadcasts to it."""
+    rest: Tensor
+    """1 - s: [*positions, C] or anything that broadcasts to it."""
     delta: Tensor | None
     """d: [*positions, 1] or anything that broadcasts to it; None: 0."""
 
@@ -34,7 +34,8 @@ def draw_sources(
         noise: Where the numbers come from.
         layers: Layer -> C.
         shape: Of the positions.
-        sampling: "continuous": s ~ U(0, 1); "binomial": s is 0 or 1 with equal chances. d ~ U(0, 1) either way.
+        sampling: "continuous": s ~ U(0, 1); "binomial": s is 0 or 1 with equal chances. d ~ U(0, 1) either way. What is
+            drawn is 1 - s, which is distributed as s and saves a pass over memory.
         with_delta: Whether what the components leave over has a mask; without, d is 0.
     """
     draw = noise.uniform if sampling == "continuous" else noise.fair_coins
@@ -68,9 +69,10 @@ def source_mask(importance: Tensor, sources: Sources, rows: Tensor | None = None
         sources: s and d of the same positions.
         rows: Flat positions that use components; None: all.
     """
-    s, delta = sources.s, sources.delta
-    base = s if delta is None else s - delta
-    return LayerMask(torch.addcmul(base, importance, 1 - s), delta, rows)
+    # m - d = (1 - d) - (1 - g) (1 - s)
+    delta = sources.delta
+    whole = importance.new_ones(1) if delta is None else 1 - delta
+    return LayerMask(torch.addcmul(whole, importance - 1, sources.rest), delta, rows)
 
 
 def at_rows(x: Tensor, rows: Tensor | None) -> Tensor:

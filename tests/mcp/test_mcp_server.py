@@ -103,3 +103,10 @@ def test_experiments_are_described_as_on_the_command_line(tools, name):
     assert "{" not in described
     if name != "minimal_context":  # which is three experiments
         assert described == GUIDES[name].text(lambda word: word)
+
+
+def test_profiles_are_chosen_by_name_only(refusal, tmp_path):
+    """Their set-up lines are shell."""
+    (tmp_path / "own.yaml").write_text("setup: [echo owned]\n")
+    asked = {"reference": "planted", "n_batches": 1, "batch_size": 1, "slurm": True}
+    assert "one-node" in refusal("harvest_start", profile=str(tmp_path / "own.yaml"), **asked)

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
+from llm.stand_in import KEY, StandIn
+from readme_model import RuleKnower
 from slurm_node import Desk, running_node, tasks_of, wait_for
 from submitit import AutoExecutor
 
+from spd_tools.annotations import Annotations
 from spd_tools.launch.profiles import SlurmProfile
+from spd_tools.store.reader import open_harvest
 
 pytestmark = pytest.mark.slurm
+
+PIPELINE = """
+harvest: {n_batches: 30, batch_size: 64, n_gpus: 2}
+intruder: {keys: ["h.0.mlp.down_proj:13"], n_trials: 8}
+interpret:
+  keys: ["h.0.mlp.down_proj:13", "h.0.mlp.down_proj:21"]
+  evals:
+    detection: {keys: ["h.0.mlp.down_proj:13"], n_trials: 8}
+    fuzzing: null
+"""
 
 
 def test_an_array_and_its_merge_make_the_store_of_one_process(desk, reference):
@@ -29,6 +44,26 @@ def test_two_harvests_at_once_in_one_folder(desk, reference):
     jobs = [desk.wait(job_id, "finished") for job_id in submitted]
     assert jobs[0]["result"]["folder"] != jobs[1]["result"]["folder"]
     assert [desk.store(job) for job in jobs] == [reference.store] * 2
+
+
+def test_a_pipeline_counts_labels_and_scores(desk, monkeypatch):
+    desk.gate("pipeline.yaml").parent.mkdir()
+    desk.gate("pipeline.yaml").write_text(PIPELINE)
+    with StandIn(RuleKnower()) as api:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", api.url)
+        monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+        how = ("--config", desk.gate("pipeline.yaml"), "--slurm", "--profile", "one-node")
+        job_id = json.loads(desk.run("postprocess", "planted", *how, "--json"))["id"]
+        job = desk.wait(job_id, "finished")
+    assert [(step["name"], step["status"]) for step in job["steps"]] == [
+        (name, "finished") for name in ("prepare", "workers", "merge", "interpret", "intruder", "detection")
+    ]
+    with desk.at_work():
+        notes = Annotations.of(open_harvest("planted-0"))
+        assert {score.method for score in notes.scores("h.0.mlp.down_proj:13")} == {"intruder", "detection"}
+    assert api.billed_tokens
+    files = [path for path in (desk.out_dir / "jobs" / job_id).rglob("*") if path.is_file()]
+    assert not [path for path in files if KEY.encode() in path.read_bytes()]
 
 
 def test_a_requeue_while_the_old_process_writes(desk, reference):

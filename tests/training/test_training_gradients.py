@@ -93,9 +93,9 @@ def test_importance_minimality(model, fields, step, p, beta):
 
 
 def pairs(drawn, use_delta):
-    """Draws of one sample on whole batches: s (and d) layer by layer."""
+    """Draws of one sample on whole batches: 1 - s (and d) layer by layer."""
     step = 2 if use_delta else 1
-    s = {name: drawn[step * i] for i, name in enumerate(LAYERS)}
+    s = {name: 1 - drawn[step * i] for i, name in enumerate(LAYERS)}
     return s, {name: drawn[2 * i + 1] for i, name in enumerate(LAYERS)} if use_delta else {}
 
 
