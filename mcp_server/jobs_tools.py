@@ -97,8 +97,8 @@ class Jobs:
         if profile and profile not in profile_names():
             # A profile's set-up lines are shell: which file they come from is not for a model to choose.
             raise SpdToolsError(
-                f"There is no profile {profile!r}; the ones that come along are {', '.join(profile_names())}, and a file "
-                "of your own is named by SPD_SLURM_PROFILE where the server is started."
+                f"There is no profile {profile!r}; take one of {', '.join(profile_names())}, or name a file of your "
+                "own in SPD_SLURM_PROFILE where the server is started."
             )
         job = start_harvest(request, slurm=load_profile(profile or None) if slurm else None)
         return f"{_page(job)}\nNext: job_status with job_id={job.id}."
