@@ -26,7 +26,8 @@ import torch
 
 from benchmarks.bench_model import SEQ as MODEL_SEQ
 from benchmarks.bench_model import build, random_tokens
-from benchmarks.bench_scale import MEMORY, PeakMemory, check_first_batch, rows_for
+from benchmarks.bench_scale import MEMORY, check_first_batch, rows_for
+from benchmarks.memory import PeakMemory
 from benchmarks.reporting import fail, report
 from benchmarks.synthetic import BATCH, SEQ, SyntheticFirings, synthetic_plan
 from spd_tools.harvest.merge import merge_shards

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from benchmarks.bench_harvest import compare, dense_lists
+from benchmarks.memory import PeakMemory
 from benchmarks.reporting import fail, report
 from benchmarks.synthetic import BATCH, SEQ, SyntheticFirings, V, synthetic_plan
 from spd_tools.harvest.clock import StageClock
@@ -99,28 +99,6 @@ def run(tokens: int) -> dict[str, float]:
         "peak_mb": memory.peak / 1e6,
         "store_mb": size / 1e6,
     }
-
-
-class PeakMemory:
-    """Largest anonymous + shared memory of this process, looked at ten times a second."""
-
-    peak = 0.0
-
-    def __enter__(self) -> PeakMemory:
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._stop.wait(0.1):
-            lines = Path("/proc/self/status").read_text().splitlines()
-            kilobytes = sum(int(line.split()[1]) for line in lines if line.startswith(("RssAnon", "RssShmem")))
-            self.peak = max(self.peak, kilobytes * 1024)
 
 
 def check_first_batch() -> None:

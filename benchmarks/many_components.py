@@ -14,7 +14,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import AsyncGenerator, Iterable
 from itertools import islice
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.memory import PeakMemory
 from benchmarks.reporting import fail
 
 GROUP, PER_LAYER, V, SEQ, BATCH, FIRINGS = 25, 4_000, 5_000, 16, 256, 24
@@ -119,28 +119,6 @@ def _wait_for_no_disk() -> None:
     assert "synchronous = FULL" in database._SETTINGS
     database._SETTINGS = database._SETTINGS.replace("synchronous = FULL", "synchronous = OFF")
     os.fsync = lambda fd: None
-
-
-class PeakMemory:
-    """Largest anonymous + shared memory of this process, looked at fifty times a second; the store is mapped."""
-
-    peak = 0.0
-
-    def __enter__(self) -> PeakMemory:
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._stop.wait(0.02):
-            lines = Path("/proc/self/status").read_text().splitlines()
-            kilobytes = sum(int(line.split()[1]) for line in lines if line.startswith(("RssAnon", "RssShmem")))
-            self.peak = max(self.peak, kilobytes * 1024)
 
 
 # --- what is measured -------------------------------------------------------------------------------------------------
