@@ -62,7 +62,8 @@ def test_a_pipeline_counts_labels_and_scores(desk, monkeypatch):
         notes = Annotations.of(open_harvest("planted-0"))
         assert {score.method for score in notes.scores("h.0.mlp.down_proj:13")} == {"intruder", "detection"}
     assert api.billed_tokens
-    files = [path for path in (desk.out_dir / "jobs" / job_id).rglob("*") if path.is_file()]
+    folder = desk.out_dir / "jobs" / job_id
+    files = [path for path in folder.rglob("*") if path.is_file() and folder / "code" not in path.parents]
     assert not [path for path in files if KEY.encode() in path.read_bytes()]
 
 
