@@ -29,7 +29,9 @@ def node(tmp_path_factory):
     """A running SLURM. In CI it has to be there; elsewhere nothing is installed for it."""
     folder = tmp_path_factory.mktemp("node")
     try:
-        with running_node(folder, SLURM_NODE_APT="1" if REQUIRED else "0") as running:
+        # A requeued job waits longer than the old srun does (KillWait + 2 s), as on real clusters (120, 32 s): that one
+        # would else cancel the new attempt's step, which has the same number.
+        with running_node(folder, SLURM_NODE_APT="1" if REQUIRED else "0", SLURM_NODE_CRED_EXPIRE="10") as running:
             yield running
     except RuntimeError as error:
         if REQUIRED:
