@@ -48,6 +48,16 @@ class Settings:
         return self.out_dir / "annotations"
 
     @property
+    def decompositions_dir(self) -> Path:
+        """Runs that ``decompose`` trains."""
+        return self.out_dir / "decompositions"
+
+    @property
+    def targets_dir(self) -> Path:
+        """Toy targets that are trained for them."""
+        return self.out_dir / "targets"
+
+    @property
     def jobs_dir(self) -> Path:
         """Detached jobs, one folder each."""
         return self.out_dir / "jobs"

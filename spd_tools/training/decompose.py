@@ -150,7 +150,7 @@ class _Decomposing:
         """Where the run goes."""
         if self.request.out is not None:
             return Path(self.request.out).expanduser().resolve()
-        return Settings.from_environment().out_dir / "decompositions" / f"{self.name}-{self.identity[:8]}"
+        return Settings.from_environment().decompositions_dir / f"{self.name}-{self.identity[:8]}"
 
     def run(self) -> DecomposeOutcome:
         if not self.world.is_first:
@@ -256,7 +256,7 @@ def _experiment_config(request: DecomposeRequest, world: World) -> dict[str, Any
         recipe = chosen.toy if request.seed is None else chosen.toy.model_copy(update={"seed": request.seed})
         if not world.is_first:
             world.wait()
-        raw["pretrained_model_name"] = str(toy_target_run(recipe, Settings.from_environment().out_dir / "targets"))
+        raw["pretrained_model_name"] = str(toy_target_run(recipe, Settings.from_environment().targets_dir))
         if world.is_first:
             world.wait()
     elif not chosen.names_target:
