@@ -28,7 +28,7 @@ def add_commands(commands: Subparsers) -> None:
     what = parser.add_argument_group("what (default: what the configuration says)")
     for name, how in {
         "--target": {"metavar": "RUN", "help": "the target's run"},
-        "--data": {"metavar": "SOURCE", "help": "hub data set, or local parquet, jsonl(.gz) or text"},
+        "--data": {"metavar": "SOURCE", "help": "hub data set, local parquet, jsonl(.gz) or text, or stories[:SEED]"},
         "--split": {"metavar": "S"},
         "--column": {"metavar": "C", "help": "column of the text or of the token ids"},
         "--tokenizer": {"metavar": "NAME|FILE"},

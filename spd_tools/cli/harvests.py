@@ -76,7 +76,7 @@ def add_commands(commands: Subparsers) -> None:
 def _add_data(parser: Parser) -> None:
     group = parser.add_argument_group("data (default: what the run was trained on)")
     for name, how in {
-        "--data": {"metavar": "SOURCE", "help": "hub data set, or local parquet, jsonl(.gz) or text"},
+        "--data": {"metavar": "SOURCE", "help": "hub data set, local parquet, jsonl(.gz) or text, or stories[:SEED]"},
         "--split": {"metavar": "S"},
         "--column": {"metavar": "C", "help": "column of the text or of the token ids"},
         "--seq-len": {"metavar": "T", "type": positive_int, "help": "positions per row"},

@@ -4,6 +4,7 @@ from spd_tools.tokens.cache import TokenCacheInfo, cached_rows, list_token_cache
 from spd_tools.tokens.config import DataConfig, Packing
 from spd_tools.tokens.dataset import TokenDataset, TokenManifest
 from spd_tools.tokens.prepare import prepare_tokens
+from spd_tools.tokens.stories import names_stories, story_rows
 from spd_tools.tokens.tokenizer import load_tokenizer
 
 __all__ = [
@@ -15,6 +16,8 @@ __all__ = [
     "cached_rows",
     "list_token_caches",
     "load_tokenizer",
+    "names_stories",
     "prepare_tokens",
     "remove_token_cache",
+    "story_rows",
 ]

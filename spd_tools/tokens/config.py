@@ -19,9 +19,10 @@ class DataConfig:
     """
 
     source: str
-    """What exists as a path is local: a .parquet, .jsonl, .jsonl.gz or .txt file, a folder or a glob of one of those, a
-    folder written by ``datasets``' ``save_to_disk``, or the clone of a hub data set. Everything else is the name of a
-    hub data set, ``NAME`` or ``NAME:CONFIG`` (for example "allenai/c4:en")."""
+    """"stories" or "stories:SEED": the corpus that comes with spd-tools. What exists as a path is local: a .parquet,
+    .jsonl, .jsonl.gz or .txt file, a folder or a glob of one of those, a folder written by ``datasets``'
+    ``save_to_disk``, or the clone of a hub data set. Everything else is the name of a hub data set, ``NAME`` or
+    ``NAME:CONFIG`` (for example "allenai/c4:en")."""
     split: str = "train"
     column: str = "text"
     """Column (jsonl: field) with the text or the token ids; not used for .txt files."""
@@ -38,7 +39,8 @@ class DataConfig:
     is_tokenized: bool | None = None
     """Whether the column holds token ids; None: the column's type tells."""
     max_rows: int | None = None
-    """With ``streaming``, rows to make at most; without, no effect: the whole data set is tokenised."""
+    """With ``streaming``, rows to make at most; without, no effect: the whole data set is tokenised. Of stories, which
+    have no end, rows to make in any case."""
     exclude_tokens: tuple[int, ...] = ()
     """Positions with these token ids count nowhere (BOS, say)."""
 

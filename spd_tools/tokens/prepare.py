@@ -18,6 +18,7 @@ from spd_tools.tokens.progress import TokenisingProgress
 from spd_tools.tokens.resolve import open_source
 from spd_tools.tokens.rows import RowBlock, cut_rows, limit_rows, packed_rows
 from spd_tools.tokens.source import Source, TextBatch, TokenBatch
+from spd_tools.tokens.stories import names_stories, stories_as_asked
 from spd_tools.tokens.tokenizer import encode, end_token_id, load_tokenizer, tokenizer_sha256, vocabulary_size
 from spd_tools.tokens.writer import outside_vocabulary
 
@@ -45,7 +46,10 @@ def prepare_tokens(config: DataConfig, *, vocab_size: int | None = None) -> Toke
             ``vocab_size``.
     """
     try:
-        dataset = _find_or_make(open_source(config), config, vocab_size)
+        if names_stories(config.source):
+            dataset = stories_as_asked(config)
+        else:
+            dataset = _find_or_make(open_source(config), config, vocab_size)
     except HubUnreachableError as error:
         earlier = _made_earlier(config)
         if earlier is None:

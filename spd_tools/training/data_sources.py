@@ -11,7 +11,7 @@ from typing import Any
 
 from spd_tools.decompositions.spd.tokenizer import find_tokenizer
 from spd_tools.errors import SpdToolsError
-from spd_tools.tokens import DataConfig, TokenDataset, prepare_tokens
+from spd_tools.tokens import DataConfig, TokenDataset, names_stories, prepare_tokens
 from spd_tools.training.config import TrainingConfig, TrainingTask
 from spd_tools.training.data import Batches, FeatureBatches, TokenBatches
 from spd_tools.training.distributed import World
@@ -25,7 +25,7 @@ class DataChoice:
     """Data named on the command line, in place of what the configuration names."""
 
     data: str | None = None
-    """Hub data set, or local parquet, jsonl(.gz) or text."""
+    """Hub data set, local parquet, jsonl(.gz) or text, or "stories:SEED"."""
     split: str | None = None
     column: str | None = None
     tokenizer: str | None = None
@@ -52,7 +52,7 @@ class DataChoice:
                 "streaming": False,
             }
         name = task.get("dataset_name")
-        if isinstance(name, str):
+        if isinstance(name, str) and not names_stories(name):
             places = (base / os.path.expanduser(name), Path(os.path.expanduser(name)))
             task["dataset_name"] = next((str(path.resolve()) for path in places if path.exists()), name)
         if self.tokenizer is not None:
@@ -122,12 +122,12 @@ def _tokens(
                 tokenizer=None if task.is_tokenized else tokenizer,
                 streaming=task.streaming,
                 is_tokenized=True if task.is_tokenized else None,
-                max_rows=n_rows if task.streaming else None,
+                max_rows=n_rows,
             ),
             vocab_size=loaded.target.vocab_size,
         )
     except SpdToolsError as error:
-        if choice.data is None and not Path(task.dataset_name).exists():
+        if choice.data is None and not names_stories(task.dataset_name) and not Path(task.dataset_name).exists():
             raise SpdToolsError(f"{str(error).rstrip('.')}; or name other data with --data.") from error
         raise
 

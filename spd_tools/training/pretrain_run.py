@@ -28,15 +28,15 @@ from torch import nn
 from spd_tools.errors import SpdToolsError
 from spd_tools.files import atomic_file, write_bytes
 from spd_tools.settings import Settings
+from spd_tools.stories import Stories
 from spd_tools.targets.build import build_in_repo_target
-from spd_tools.tokens import DataConfig, TokenDataset, prepare_tokens
+from spd_tools.tokens import DataConfig, TokenDataset, prepare_tokens, story_rows
 from spd_tools.training.data import TokenBatches
 from spd_tools.training.distributed import World, join_world, leave_world
 from spd_tools.training.interrupts import StopSignal
 from spd_tools.training.pretrain import Pretrainer, Record, initialise
 from spd_tools.training.pretrain_config import PretrainConfig, PretrainData
 from spd_tools.training.reporting import METRICS_NAME, MetricsLog, read_metrics
-from spd_tools.training.stories import Stories
 
 MODEL_CONFIG, FINAL_CONFIG, TOKENIZER = "model_config.yaml", "final_config.yaml", "tokenizer.json"
 STATE = "training.pt"
@@ -235,9 +235,8 @@ def load_data(config: PretrainConfig) -> tuple[TokenDataset, TokenDataset | None
     """
     data = config.data
     if data.stories is not None:
-        stories = Stories(data.stories.seed)
-        n_rows = data.stories.n_rows
-        return stories.dataset(0, n_rows, data.seq_len), stories.dataset(n_rows, config.n_held_out, data.seq_len)
+        seed, n_rows = data.stories.seed, data.stories.n_rows
+        return story_rows(seed, 0, n_rows, data.seq_len), story_rows(seed, n_rows, config.n_held_out, data.seq_len)
     return _prepare(data, data.split), _prepare(data, data.eval_split) if data.eval_split else None
 
 

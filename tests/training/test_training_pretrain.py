@@ -9,11 +9,11 @@ from torch.nn import functional as F
 from spd_tools.cli import main
 from spd_tools.decompositions.spd.config import SpdConfig
 from spd_tools.errors import SpdToolsError
+from spd_tools.stories import Stories, story_vocabulary
 from spd_tools.targets.build import build_in_repo_target
 from spd_tools.training.pretrain import initialise, next_token_losses
 from spd_tools.training.pretrain_config import PretrainConfig, pretrain_names, read_pretrain_config
 from spd_tools.training.pretrain_run import run_pretraining
-from spd_tools.training.stories import Stories, story_vocabulary
 from spd_tools.training.target import load_target
 
 LLAMA = {

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from spd_tools.errors import SpdToolsError
-from spd_tools.training.stories.grammar import Grammar
-from spd_tools.training.stories.telling import Options, Telling
-from spd_tools.training.stories.words import Choice
+from spd_tools.stories.grammar import Grammar
+from spd_tools.stories.telling import Options, Telling
+from spd_tools.stories.words import Choice
 
 
 class Chance:

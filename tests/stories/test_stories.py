@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from spd_tools.errors import SpdToolsError
-from spd_tools.training.stories import Grammar, Stories, annotate, story_grammar, story_vocabulary
-from spd_tools.training.stories.choosers import Chance, read_bits
-from spd_tools.training.stories.lexicon import GROUPS
-from spd_tools.training.stories.telling import Telling
-from spd_tools.training.stories.words import Lexicon
+from spd_tools.stories import Grammar, Stories, annotate, story_grammar, story_vocabulary
+from spd_tools.stories.choosers import Chance, read_bits
+from spd_tools.stories.lexicon import GROUPS
+from spd_tools.stories.telling import Telling
+from spd_tools.stories.words import Lexicon
 
 SMALL_WORDS = {
     "name": {"girl": "Mia Zoe", "boy": "Ben"},
@@ -280,12 +280,6 @@ def test_a_story_keeps_its_tense(texts):
     for text in texts:
         told = re.sub(r'"[^"]*"', "", text)
         assert not (re.search(r"\bsaid\b|\bwas\b", told) and re.search(r"\bsays\b|\bis\b", told))
-
-
-def test_the_dataset_holds_the_rows(stories):
-    dataset = stories.dataset(3, 5, 64)
-    assert np.array_equal(dataset.tokens, np.stack(list(stories.rows(3, 5, 64))))
-    assert dataset.tokenizer_path is not None
 
 
 def test_grammar_is_made_once():

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from spd_tools.training.stories.morphology import Pieces, takes_an
-from spd_tools.training.stories.steps import Outcome, Step
-from spd_tools.training.stories.telling import Telling
-from spd_tools.training.stories.words import BASE_FORMS, Category, Choice, Speller, Word
+from spd_tools.stories.morphology import Pieces, takes_an
+from spd_tools.stories.steps import Outcome, Step
+from spd_tools.stories.telling import Telling
+from spd_tools.stories.words import BASE_FORMS, Category, Choice, Speller, Word
 
 TENSES = ("past", "present")
 TENSE_CHOICE = Choice([3.0, 1.0])

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from spd_tools.training.stories import plots, templates
-from spd_tools.training.stories.morphology import takes_an
-from spd_tools.training.stories.steps import Branch, Call, Outcome, Step, Write
-from spd_tools.training.stories.telling import Telling
-from spd_tools.training.stories.templates import Called, Conjugated, Drawn, Ended, Recalled, Spelled
-from spd_tools.training.stories.word_steps import Conjugate, Draw, DrawAfterArticle, DrawVerb, Recall, Spelling
-from spd_tools.training.stories.words import Lexicon, Speller, Word
+from spd_tools.stories import plots, templates
+from spd_tools.stories.morphology import takes_an
+from spd_tools.stories.steps import Branch, Call, Outcome, Step, Write
+from spd_tools.stories.telling import Telling
+from spd_tools.stories.templates import Called, Conjugated, Drawn, Ended, Recalled, Spelled
+from spd_tools.stories.word_steps import Conjugate, Draw, DrawAfterArticle, DrawVerb, Recall, Spelling
+from spd_tools.stories.words import Lexicon, Speller, Word
 
 END_OF_STORY = "<|endoftext|>"
 """The token after a story; its text never occurs in one."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from spd_tools.training.stories.morphology import Pieces
-from spd_tools.training.stories.telling import Telling
-from spd_tools.training.stories.words import Choice
+from spd_tools.stories.morphology import Pieces
+from spd_tools.stories.telling import Telling
+from spd_tools.stories.words import Choice
 
 Outcome = tuple[Pieces, tuple[str, ...]]
 """Tokens, and the categories of the word that they are."""

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
-from spd_tools.training.stories import lexicon
-from spd_tools.training.stories.morphology import Pieces, past, plural, present
+from spd_tools.stories import lexicon
+from spd_tools.stories.morphology import Pieces, past, plural, present
 
 WORD_PATTERN = r" ?[A-Za-z]+(?:'[a-z]+)?| ?[^A-Za-z\s]|\s"
 """What the tokenizer looks at one by one: a word or a sign, with the space before it."""

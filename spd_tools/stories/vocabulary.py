@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from spd_tools.training.stories.grammar import END_OF_STORY, Grammar
-from spd_tools.training.stories.lexicon import WORD_CLASSES
-from spd_tools.training.stories.morphology import SUFFIXES
-from spd_tools.training.stories.words import WORD_PATTERN
+from spd_tools.stories.grammar import END_OF_STORY, Grammar
+from spd_tools.stories.lexicon import WORD_CLASSES
+from spd_tools.stories.morphology import SUFFIXES
+from spd_tools.stories.words import WORD_PATTERN
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

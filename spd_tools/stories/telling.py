@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from spd_tools.training.stories.morphology import Pieces
-from spd_tools.training.stories.words import Choice, Word
+from spd_tools.stories.morphology import Pieces
+from spd_tools.stories.words import Choice, Word
 
 
 class Chooser(Protocol):

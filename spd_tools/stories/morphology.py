@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spd_tools.training.stories.lexicon import PLURALS, VERBS
+from spd_tools.stories.lexicon import PLURALS, VERBS
 
 SUFFIXES = ("s", "es", "d", "ed", "'s")
 """Tokens that only ever follow a stem."""

@@ -11,14 +11,13 @@ from functools import cache
 import numpy as np
 
 from spd_tools.errors import SpdToolsError
-from spd_tools.tokens import TokenDataset, cached_rows
-from spd_tools.training.stories import lexicon, plots
-from spd_tools.training.stories.choosers import Chance, read_bits
-from spd_tools.training.stories.grammar import END_OF_STORY, Grammar
-from spd_tools.training.stories.telling import Telling
-from spd_tools.training.stories.vocabulary import Vocabulary
-from spd_tools.training.stories.word_steps import TENSE_CHOICE
-from spd_tools.training.stories.words import COMMONEST
+from spd_tools.stories import lexicon, plots
+from spd_tools.stories.choosers import Chance, read_bits
+from spd_tools.stories.grammar import END_OF_STORY, Grammar
+from spd_tools.stories.telling import Telling
+from spd_tools.stories.vocabulary import Vocabulary
+from spd_tools.stories.word_steps import TENSE_CHOICE
+from spd_tools.stories.words import COMMONEST
 
 _VERSION = 1
 """Of how rules and words become stories; part of every token file's fingerprint."""
@@ -98,17 +97,6 @@ class Stories:
         tokens = self.vocabulary.tokens
         return np.array([read_bits(self.grammar, [tokens[token] for token in row]) for row in rows.tolist()])
 
-    def dataset(self, first: int, n_rows: int, seq_len: int) -> TokenDataset:
-        """These rows as a token file, made once."""
-        return cached_rows(
-            f"stories-{_grammar_digest()}-{self.seed}-{first}-{n_rows}-{seq_len}",
-            seq_len,
-            len(self.vocabulary),
-            lambda: self.rows(first, n_rows, seq_len),
-            f"stories (seed {self.seed})",
-            self.vocabulary.tokenizer(),
-        )
-
     def _tell(self, chance: Chance) -> Telling:
         telling = Telling(chance)
         self.grammar.tell(telling)
@@ -153,7 +141,8 @@ def _shifted(array: np.ndarray, first: int) -> np.ndarray:
     return np.concatenate([np.full((len(array), 1), first), array[:, :-1]], axis=1)
 
 
-def _grammar_digest() -> str:
+def grammar_digest() -> str:
+    """Hex digits that differ between grammars that tell different stories."""
     parts = [
         _VERSION,
         plots.RULES,
