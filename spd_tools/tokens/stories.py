@@ -38,7 +38,8 @@ def story_rows(seed: int, first: int, n_rows: int, seq_len: int, exclude_tokens:
         seq_len: Tokens per row.
         exclude_tokens: Positions with these ids count nowhere.
     """
-    from spd_tools.stories import Stories, grammar_digest
+    from spd_tools.stories import Stories
+    from spd_tools.stories.corpus import grammar_digest
 
     stories = Stories(seed)
     parts = ["stories", grammar_digest(), seed, first, n_rows, seq_len]

@@ -15,7 +15,7 @@ GOLDEN = Path(__file__).parent.parent / "golden" / "spd"
 VOCAB = 96
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def one_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(1)
