@@ -34,6 +34,7 @@ from spd_tools.evaluate.trials import ScoreName, make_trials
 from spd_tools.evaluate.works import Works
 from spd_tools.keys import ComponentKey
 from spd_tools.llm import BatchSettings, Call, LanguageModel, Ledger, Outcome
+from spd_tools.llm.alone import alone
 from spd_tools.store.harvest import Harvest
 from spd_tools.store.records import Record
 
@@ -158,7 +159,12 @@ class Evaluation:
         return calls
 
     async def run(self, model: LanguageModel, batches: BatchSettings | None = None) -> EvaluationSummary:
-        """See ``evaluate``."""
+        """See ``evaluate``. While another process makes one of these scores about the run, this one waits."""
+        works = [f"{score} scores by {self._settings.model}" for score in self._settings.scores]
+        async with alone(self._harvest.run_id, works):
+            return await self._run(model, batches)
+
+    async def _run(self, model: LanguageModel, batches: BatchSettings | None) -> EvaluationSummary:
         settings = self._settings
         self._store.begin(settings.id, settings.harvest_id, settings.model_dump(mode="json"))
         works = await asyncio.to_thread(self._unknown)

@@ -34,6 +34,7 @@ from spd_tools.llm import (
     Prices,
     estimate,
 )
+from spd_tools.llm.alone import alone
 from spd_tools.settings import Settings
 from spd_tools.store.harvest import Harvest
 
@@ -66,6 +67,11 @@ class Plan:
     def job(self) -> str:
         """What the budget is for."""
         return f"interpret {self.request.model} {self.request.prompt}"
+
+    @property
+    def work(self) -> str:
+        """What only one process at a time does about a run: other models and prompts are asked other questions."""
+        return f"labels ({self.request.prompt}) by {self.request.model}"
 
     def calls(self, flat: NDArray[np.int64]) -> Iterator[Call]:
         """Questions about components, each made when it is asked for."""
@@ -123,9 +129,18 @@ def plan(harvest: Harvest, notes: Annotations, request: InterpretRequest) -> Pla
 async def interpret(planned: Plan, model: LanguageModel) -> InterpretReport:
     """Ask, and store every answer as a draft as soon as it is there.
 
+    While another process does the same about the run, this one waits, and then asks for what that has left.
+
     Raises:
         SpdToolsError: for what every other call would share, see ``LanguageModel.answer``; what was stored stays.
     """
+    async with alone(planned.harvest.run_id, [planned.work]) as waited:
+        if waited:
+            planned = await asyncio.to_thread(plan, planned.harvest, planned.notes, planned.request)
+        return await _interpret(planned, model)
+
+
+async def _interpret(planned: Plan, model: LanguageModel) -> InterpretReport:
     calls = planned.calls(planned.todo)
     outcomes = model.answer_in_batches(calls) if planned.request.batch else model.answer(calls)
     counted = _Counted(planned.report)

@@ -16,7 +16,6 @@ lock              locked by the job's scheduler on this host for as long as it l
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -24,8 +23,7 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -34,6 +32,7 @@ from pydantic import BaseModel, Field, StringConstraints, TypeAdapter, Validatio
 from spd_tools.errors import SpdToolsError
 from spd_tools.files import write_json
 from spd_tools.launch.graph import Graph
+from spd_tools.locks import is_locked, locked
 from spd_tools.settings import Settings
 from spd_tools.store.records import Record
 
@@ -83,6 +82,8 @@ class Submission(Record):
     host: str
     created: float
     steps: tuple[StepSubmission, ...]
+    cluster: str | None = None
+    """SLURM's name of the cluster; None: not known, or none."""
     cancelled: float | None = None
     error: str | None = None
     """Why not everything in it could be queued."""
@@ -213,13 +214,18 @@ class JobFolder:
         except (OSError, ValidationError) as error:
             raise self._damaged(path, error) from None
 
-    def submit(self, executor: Executor, ranks: dict[str, tuple[int, ...]]) -> Submission:
-        """Note that these tasks are going to be submitted."""
+    def submit(self, executor: Executor, ranks: dict[str, tuple[int, ...]], cluster: str | None = None) -> Submission:
+        """Note that these tasks are going to be submitted, and to which cluster."""
         steps = tuple(StepSubmission(step=step, ranks=chosen) for step, chosen in ranks.items() if chosen)
 
         def add(known: tuple[Submission, ...]) -> tuple[Submission, ...]:
             new = Submission(
-                number=len(known) + 1, executor=executor, host=socket.gethostname(), created=time.time(), steps=steps
+                number=len(known) + 1,
+                executor=executor,
+                host=socket.gethostname(),
+                created=time.time(),
+                steps=steps,
+                cluster=cluster,
             )
             return (*known, new)
 
@@ -294,49 +300,6 @@ def new_id(kind: str) -> str:
 def jobs_dir() -> Path:
     """Where jobs have their folders."""
     return Settings.from_environment().jobs_dir.absolute()
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Wait until nobody else holds a lock, and hold it.
-
-    Raises:
-        SpdToolsError: when the file cannot be written, or its file system knows no locks.
-    """
-    try:
-        lock = path.open("ab")
-    except OSError as error:
-        raise SpdToolsError(f"{path} cannot be written: {error.strerror}; see to its folder.") from error
-    with lock:
-        take_lock(lock.fileno(), path)
-        yield
-
-
-def take_lock(descriptor: int, path: Path) -> None:
-    """Wait for a lock.
-
-    Raises:
-        SpdToolsError: when the file system knows no locks.
-    """
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-    except OSError as error:
-        raise SpdToolsError(
-            f"{path} cannot be locked ({error.strerror}); have the file system mounted with locks (Lustre: flock), or "
-            "choose another SPD_OUT_DIR."
-        ) from error
-
-
-def is_locked(path: Path) -> bool:
-    """Whether a living process holds the lock; readers may ask at the same time."""
-    try:
-        with path.open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def plain(document: Any) -> Any:

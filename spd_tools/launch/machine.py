@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import socket
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from spd_tools.errors import SpdToolsError
-from spd_tools.launch.folder import take_lock
+from spd_tools.locks import open_lock, take_lock, try_lock
 
 
 def visible_gpus() -> tuple[str, ...]:
@@ -55,7 +54,7 @@ def hold_gpus(jobs: Path, names: str) -> list[IO[bytes]]:
     held: list[IO[bytes]] = []
     for name in sorted(filter(None, names.split(","))):  # in one order: no two processes wait for each other
         lock = _open(gpu_lock(jobs, name))
-        if not _is_free(lock):
+        if not try_lock(lock.fileno(), Path(lock.name)):
             print(f"GPU {name} is used by another job; waiting for it.", file=sys.stderr, flush=True)
             take_lock(lock.fileno(), Path(lock.name))
         held.append(lock)
@@ -82,7 +81,7 @@ class GpuPool:
         taken: list[str] = []
         for name in self._free:
             lock = _open(gpu_lock(self._jobs, name))
-            if not _is_free(lock):
+            if not try_lock(lock.fileno(), Path(lock.name)):
                 lock.close()
                 continue
             self._held[name] = lock
@@ -114,17 +113,6 @@ class GpuPool:
 def _open(path: Path) -> IO[bytes]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("ab")
     except OSError as error:
-        raise SpdToolsError(f"{path} cannot be written: {error.strerror}; see to its folder.") from error
-
-
-def _is_free(lock: IO[bytes]) -> bool:
-    """Whether nobody held it; it is held now."""
-    try:
-        fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        take_lock(lock.fileno(), Path(lock.name))  # says what is wrong
-    return True
+        raise SpdToolsError(f"{path.parent} cannot be made: {error.strerror}; see to its folder.") from error
+    return open_lock(path)

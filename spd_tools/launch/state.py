@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from spd_tools.errors import SpdToolsError
 from spd_tools.files import write_json
-from spd_tools.launch.folder import is_locked, take_lock
+from spd_tools.locks import is_locked, take_lock
 from spd_tools.store.records import Record
 
 _FILE = re.compile(r"(\d{5})-(\d{6})\.(json|lock)")

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from spd_tools.annotations import Annotations
@@ -20,7 +18,6 @@ from spd_tools.evaluate.results import ResultStore
 from spd_tools.evaluate.runner import Evaluation
 from spd_tools.evaluate.trials import ScoreName
 from spd_tools.interpret import InterpretRequest, interpret, plan
-from spd_tools.launch.folder import is_locked, jobs_dir, locked
 from spd_tools.launch.kinds import Kind, TaskContext
 from spd_tools.llm import BatchSettings, LanguageModel, Ledger, Tally
 from spd_tools.pipeline.config import EvalSection, JudgeSection
@@ -28,6 +25,7 @@ from spd_tools.pipeline.graph import HarvestName
 from spd_tools.store.harvest import Harvest
 from spd_tools.store.reader import open_harvest
 from spd_tools.store.records import Record
+from spd_tools.wording import by_number, plural
 
 MOST_FAILED = 0.1
 """Share of calls without an answer above which a step has failed: single texts are refused, not every tenth."""
@@ -80,10 +78,9 @@ def _opened(name: HarvestName | None, context: TaskContext) -> Harvest:
 
 def _interpret(arguments: InterpretArguments, context: TaskContext) -> dict[str, Any]:
     harvest, request = _opened(arguments.harvest, context), arguments.request
-    with _alone(harvest, "interpret"):
-        planned = plan(harvest, Annotations.of(harvest), request)
-        model = _model(harvest, planned.job, request, context, len(planned.todo))
-        report = asyncio.run(interpret(planned, model)) if len(planned.todo) else planned.report
+    planned = plan(harvest, Annotations.of(harvest), request)
+    model = _model(harvest, planned.job, request, context, len(planned.todo))
+    report = asyncio.run(interpret(planned, model)) if len(planned.todo) else planned.report
     for failure in report.failures:
         print(f"{failure.key} has no label: {failure.reason}", file=sys.stderr)
     _refuse_unsent(context, model, request.budget, report.n_not_sent, report.n_chosen, report.not_sent)
@@ -95,26 +92,15 @@ def _interpret(arguments: InterpretArguments, context: TaskContext) -> dict[str,
 def _evaluate(arguments: EvaluateArguments, context: TaskContext) -> dict[str, Any]:
     harvest, section = _opened(arguments.harvest, context), arguments.section
     settings = evaluation_settings(harvest, arguments.score, section)
-    with _alone(harvest, arguments.score):
-        evaluation = Evaluation(harvest, Annotations.of(harvest), settings)
-        total = None if settings.precision else evaluation.most_calls
-        model = _model(harvest, settings.id, section, context, total)
-        summary = asyncio.run(evaluation.run(model, BatchSettings() if section.batch else None))
+    evaluation = Evaluation(harvest, Annotations.of(harvest), settings)
+    total = None if settings.precision else evaluation.most_calls
+    model = _model(harvest, settings.id, section, context, total)
+    summary = asyncio.run(evaluation.run(model, BatchSettings() if section.batch else None))
     for reason, n in summary.unscored.items():
         print(f"{n:,} without a score: {reason}", file=sys.stderr)
     _refuse_unsent(context, model, section.budget, summary.n_left, summary.n_components, summary.not_sent)
     _refuse_failed(model, next(iter(ResultStore.of(harvest).failures(settings.id)), ""))
     return summary.model_dump(mode="json", exclude={"n_left", "not_sent", "budget_exhausted"})
-
-
-@contextmanager
-def _alone(harvest: Harvest, what: str) -> Iterator[None]:
-    """One job at a time asks this about a run: two would pay for the same answers before either can find them."""
-    lock = jobs_dir() / f".{what}-{harvest.run_id}.lock"
-    if is_locked(lock):
-        print(f"Another job asks this about {harvest.run_id} now; waiting for it.", file=sys.stderr)
-    with locked(lock):
-        yield
 
 
 def _model(
@@ -140,15 +126,15 @@ def _refuse_unsent(
             f"one (--budget {context.step}=USD), which goes on from here"
         )
     why = (reason or "").removeprefix("Not sent: ").rstrip(".")
-    raise SpdToolsError(f"{n:,} of {total:,} components were not finished: {why}.")
+    raise SpdToolsError(f"{n:,} of {plural(total, 'component')} {by_number(n, 'was', 'were')} not finished: {why}.")
 
 
 def _refuse_failed(model: LanguageModel, reason: str) -> None:
     tally = model.tally
     if tally.failed > MOST_FAILED * tally.done and (tally.failed > 1 or tally.failed == tally.done):
         raise SpdToolsError(
-            f"{tally.failed:,} of {tally.done:,} calls failed ({reason.rstrip('.')}); the answers that came are "
-            "kept, and a retry asks only for the others."
+            f"{tally.failed:,} of {plural(tally.done, 'call')} failed ({reason.rstrip('.')}); the answers that came "
+            "are kept, and a retry asks only for the others."
         )
 
 
