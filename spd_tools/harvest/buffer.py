@@ -48,6 +48,26 @@ class Positions:
     """[positions] mass that p_min dropped."""
 
 
+@dataclass(frozen=True)
+class Sample:
+    """Numbers of some batches, from which those of a harvest can be told."""
+
+    firing_counts: NDArray[np.int64]
+    """[C]"""
+    row_counts: NDArray[np.int64]
+    """[C] rows in which a component fires."""
+    n_positions: int
+    """Padding and excluded ones included."""
+    n_next_tokens: int
+    """Next-token probabilities of at least p_min."""
+    n_pairs: int
+    """Pairs of components at positions where both fire."""
+    n_outputs: int
+    """Pairs of a firing and a next-token probability at its position."""
+    bytes: int
+    """Memory, but for the windows of examples."""
+
+
 class FiringBuffer:
     """Takes in rows; what it holds depends only on which rows came, not on how or in what order."""
 
@@ -93,10 +113,19 @@ class FiringBuffer:
                 counts[block.start : block.stop] += np.diff(block.indptr)
         return counts
 
-    @property
-    def n_next_tokens(self) -> int:
-        """Next-token probabilities of at least p_min since the last segment."""
-        return sum(len(kept.firings.next_tokens.packed) for kept in self._kept)
+    def sample(self) -> Sample:
+        """What came in since the last segment, in numbers."""
+        n_pairs = n_outputs = 0
+        row_counts = np.zeros(self.n_components, np.int64)
+        for kept in self._kept:
+            for block in kept.blocks:
+                row_counts[block.start : block.stop] += _row_counts(block, kept.firings.tokens.shape[1])
+            together = np.diff(kept.ends, prepend=0)
+            n_pairs += int((together * (together - 1)).sum()) // 2
+            n_outputs += int((together * np.diff(kept.firings.next_tokens.indptr)).sum())
+        n_next_tokens = sum(len(kept.firings.next_tokens.packed) for kept in self._kept)
+        firing_counts = self.firing_counts()
+        return Sample(firing_counts, row_counts, self.n_positions, n_next_tokens, n_pairs, n_outputs, 2 * self._bytes)
 
     @property
     def bytes(self) -> int:
@@ -219,6 +248,15 @@ def _keep(firings: Firings) -> _Kept:
     for block, place in zip(blocks, places, strict=True):
         counting.by_position(block.start, block.indptr, block.positions, cursor, component_at, place)
     return _Kept(replace(firings, blocks=()), blocks, places, component_at, ends)
+
+
+def _row_counts(block: FiringBlock, seq: int) -> NDArray[np.int64]:
+    """[n] rows in which each component fires."""
+    component = np.repeat(np.arange(len(block.indptr) - 1), np.diff(block.indptr))
+    row = block.positions // seq
+    is_first = np.ones(len(row), bool)
+    is_first[1:] = (row[1:] != row[:-1]) | (component[1:] != component[:-1])
+    return np.bincount(component[is_first], minlength=len(block.indptr) - 1)
 
 
 class _NoWindows:

@@ -158,6 +158,12 @@ def prepare_ranks(request: HarvestRequest) -> HarvestPlan:
     return plan
 
 
+def plan_ranks(request: HarvestRequest) -> HarvestPlan:
+    """What ranks would do; nothing is written but the token file, where it is missing."""
+    decomposition = load_decomposition(request.run)
+    return _plan(decomposition, _dataset(decomposition, request), request)[0]
+
+
 def _device(request: HarvestRequest) -> torch.device:
     name = request.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:

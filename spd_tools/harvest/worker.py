@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType
 
 import numpy as np
@@ -16,7 +16,7 @@ from spd_tools.errors import SpdToolsError
 from spd_tools.harvest.allocator import memory_kept
 from spd_tools.harvest.buffer import FiringBuffer
 from spd_tools.harvest.clock import StageClock
-from spd_tools.harvest.disk import estimated_bytes
+from spd_tools.harvest.disk import DiskEstimate
 from spd_tools.harvest.firings import Firings
 from spd_tools.harvest.parallel import Pipeline, n_threads, one_thread_each
 from spd_tools.harvest.plan import HarvestPlan
@@ -80,8 +80,8 @@ def work(
     buffer = FiringBuffer(config, plan.decomposition.layers, plan.decomposition.vocab_size, plan.decomposition.kinds)
     for segment in state.state.segments:
         _restore_examples(buffer, SectionReader(folder / segment.name))
-    last_save = time.monotonic()
-    disk_checked = False
+    last_save = last_batch = time.monotonic()
+    checks_left = 2
     slice_rows = max(1, SLICE_TOKENS // config.seq_len) if sliced else config.batch_size
 
     def take_in(rows: Batch) -> None:
@@ -97,12 +97,15 @@ def work(
             running.submit(batch.slices(slice_rows))
             on_batch(int(batch.included.sum()), index)
             overdue = time.monotonic() - last_save > checkpoint_seconds
-            if disk_checked and not (buffer.bytes > memory_bytes or overdue or stop_asked()):
+            if not checks_left and not (buffer.bytes > memory_bytes or overdue or stop_asked()):
                 continue
             running.wait()
-            if not disk_checked:
-                _check_disk(plan, buffer, rows)
-                disk_checked = True
+            if checks_left:
+                # How long a batch takes is told by the second one: during the first, kernels are compiled.
+                seconds = time.monotonic() - last_batch if checks_left == 1 else 0.0
+                disk = DiskEstimate(plan, len(rows), buffer.sample())
+                _check_disk(plan, disk.bytes(disk.n_segments(memory_bytes, seconds, checkpoint_seconds)))
+                checks_left -= 1
             if buffer.bytes > memory_bytes or overdue or stop_asked():
                 _save(state, buffer, index + config.world_size, clock, finished=False)
                 last_save = time.monotonic()
@@ -110,6 +113,7 @@ def work(
                 raise StoppedError(
                     f"Stopped; rank {rank} of harvest {plan.harvest_id} is saved and goes on with --resume."
                 )
+            last_batch = time.monotonic()
         running.wait()
         _save(state, buffer, max(rows.n_batches, state.state.next_batch), clock, finished=True)
 
@@ -133,14 +137,17 @@ def _restore_examples(buffer: FiringBuffer, segment: SectionReader) -> None:
             sketch.restore(np.diff(starts), segment.read(f"{kind}/rank", *span), segment.read(f"{kind}/key", *span))
 
 
-def _check_disk(plan: HarvestPlan, buffer: FiringBuffer, rows: HarvestRows) -> None:
-    """The first batch says how many components fire per token; from that the disk can be told."""
-    needed = estimated_bytes(plan, len(rows), buffer.firing_counts(), buffer.n_positions, buffer.n_next_tokens)
+def _check_disk(plan: HarvestPlan, needed: int) -> None:
+    """The first batches say how many components fire per token; from that the disk can be told."""
+    for path in (plan.folder / "shards").glob("*/segment-*.sections"):
+        with suppress(FileNotFoundError):  # another rank has swept it away
+            needed -= path.stat().st_size
     free = shutil.disk_usage(plan.folder).free
     if needed > free:
         raise SpdToolsError(
             f"This harvest may need {needed / 1e9:.1f} GB in {plan.folder} and {free / 1e9:.1f} GB are free; free some "
-            "space, choose another SPD_OUT_DIR, or lower --n-batches, --log-tokens or the number of examples."
+            "space, choose another SPD_OUT_DIR, lower --n-batches, --log-tokens or the number of examples, or raise "
+            "--memory-gb."
         )
 
 
