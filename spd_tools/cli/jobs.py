@@ -63,14 +63,14 @@ def _show(args: argparse.Namespace) -> None:
 def _logs(args: argparse.Namespace) -> None:
     from spd_tools.cli.output import console
     from spd_tools.launch.logs import follow_log, log_path, newest_log, read_log
-    from spd_tools.launch.status import job_status
+    from spd_tools.launch.status import ACTIVE, job_status
     from spd_tools.render.safe import visible
 
     job = job_status(args.id)
     newest = newest_log(job)
-    if args.step is None and newest is None:
+    if args.step is None and newest is None and not (args.follow and job.status in ACTIVE):
         raise SpdToolsError(f"{job.id} has printed nothing yet; it is {job.status}.")
-    step = args.step or (newest[0] if newest else "")
+    step = args.step or (newest[0] if newest else job.steps[0].name)  # which will be the first to print something
     same = newest is not None and newest[0] == step
     rank = args.rank if args.rank is not None else (newest[1] if newest is not None and same else 0)
     path = log_path(job, step, rank) if not args.follow else None

@@ -10,10 +10,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from spd_tools.errors import SpdToolsError
+from spd_tools.launch.doubled import refuse_doubled
 from spd_tools.launch.folder import (
     Executor,
     JobFolder,
@@ -21,18 +24,25 @@ from spd_tools.launch.folder import (
     here,
     jobs_dir,
     latest_submission,
-    locked,
     new_id,
     plain,
 )
 from spd_tools.launch.graph import Graph
 from spd_tools.launch.profiles import SlurmProfile
 from spd_tools.launch.scheduler import signal_task
-from spd_tools.launch.slurm import cancel, cancel_submission, check_slurm, queue_submission
+from spd_tools.launch.slurm import (
+    cancel,
+    cancel_submission,
+    check_cluster,
+    check_slurm,
+    cluster_name,
+    queue_submission,
+)
 from spd_tools.launch.snapshot import read_snapshot, take_snapshot
 from spd_tools.launch.state import read_states
 from spd_tools.launch.status import ACTIVE, Job, TaskView, job_status, list_jobs
 from spd_tools.launch.version import installed_version
+from spd_tools.locks import locked
 
 Ranks = dict[str, tuple[int, ...]]
 _AT_WORK = "{} is still at work; retry it when it has ended, or cancel it first."
@@ -64,8 +74,8 @@ def start_job(
     A request that is being worked on already, from the same folder, is not started again: its job is returned.
 
     Raises:
-        SpdToolsError: when no folder can be made, no process started, the code not copied, SLURM refuses, or the
-            request is being worked on by the other executor.
+        SpdToolsError: when no folder can be made, no process started, the code not copied, SLURM refuses, the request
+            is being worked on by the other executor, or another job makes the same harvest.
     """
     if executor == "slurm":
         check_slurm()
@@ -80,6 +90,17 @@ def start_job(
         created=time.time(),
         version=installed_version(),
     )
+    with _nobody_else_starts():  # two that ask for the same at the same time get the same job
+        jobs = list_jobs()
+        found = _at_work_on(wanted, jobs)
+        if found is not None:
+            return found
+        refuse_doubled(graph.steps, wanted.cwd, jobs)
+        return _start(wanted, graph, allow_dirty)
+
+
+@contextmanager
+def _nobody_else_starts() -> Iterator[None]:
     root = jobs_dir()
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -87,12 +108,12 @@ def start_job(
         raise SpdToolsError(
             f"No job could be made in {root}: {error.strerror}; free space or choose another SPD_OUT_DIR."
         ) from error
-    with locked(root / ".lock"):  # two that ask for the same at the same time get the same job
-        return _at_work_on(wanted) or _start(wanted, graph, allow_dirty)
+    with locked(root / ".lock"):
+        yield
 
 
-def _at_work_on(wanted: JobRequest) -> Job | None:
-    for job in list_jobs():
+def _at_work_on(wanted: JobRequest, jobs: list[Job]) -> Job | None:
+    for job in jobs:
         if job.status not in ACTIVE or (job.kind, job.request) != (wanted.kind, wanted.request):
             continue
         if JobFolder(job.folder).request().cwd != wanted.cwd:  # relative paths mean other things there
@@ -128,6 +149,7 @@ def cancel_job(job_id: str) -> Job:
     before = job_status(job_id)
     if before.status not in ACTIVE:
         raise SpdToolsError(f"{job_id} is {before.status} already; there is nothing to cancel.")
+    check_cluster(job)
     job.note_cancelled()
     for submission in job.submissions():
         if submission.executor == "slurm":
@@ -141,10 +163,11 @@ def retry_job(job_id: str) -> Job:
     """Do again what failed, was lost or cancelled, and what comes after it; what has finished or runs is left alone.
 
     Raises:
-        SpdToolsError: when there is nothing to do again, or a local job is still at work.
+        SpdToolsError: when there is nothing to do again, a local job is still at work, or another job has taken to
+            making the same harvest.
     """
     job = JobFolder.find(job_id)
-    with locked(job.path / "retry.lock"):
+    with _nobody_else_starts(), locked(job.path / "retry.lock"):
         _retry(job)
     return job_status(job_id)
 
@@ -152,6 +175,8 @@ def retry_job(job_id: str) -> Job:
 def _retry(job: JobFolder) -> None:
     job_id = job.id
     before = job_status(job_id)
+    if before.status in ACTIVE:
+        check_cluster(job)
     if before.status in ACTIVE and job.submissions()[-1].cancelled is not None:
         raise SpdToolsError(f"{job_id} is being stopped; retry it in a moment.")
     if before.status in ACTIVE and job.scheduler_lives():
@@ -160,6 +185,7 @@ def _retry(job: JobFolder) -> None:
     if not ranks:
         what = "has finished" if before.status == "finished" else "is still at work, and nothing of it has failed"
         raise SpdToolsError(f"{job_id} {what}; there is nothing to retry.")
+    refuse_doubled((job.graph().step(name) for name in ranks), job.request().cwd, list_jobs(), job_id)
     if before.executor == "slurm":
         check_slurm()
         doomed = [task.slurm_id for step in before.steps for task in _chosen(step.tasks, ranks.get(step.name, ()))]
@@ -188,11 +214,12 @@ def _ranks_to_retry(job: JobFolder, view: Job) -> Ranks:
 def _submit(job: JobFolder, ranks: Ranks) -> None:
     """Submit tasks: by a scheduler of ours where some run on this machine, else straight to SLURM."""
     request, graph = job.request(), job.graph()
+    cluster = cluster_name() if request.executor == "slurm" else None
     if request.executor == "local" or any(graph.step(name).here for name in ranks):
         _wait_for_the_last_scheduler(job)
-        _start_scheduler(job, job.submit(request.executor, ranks).number)
+        _start_scheduler(job, job.submit(request.executor, ranks, cluster).number)
     else:
-        queue_submission(job, job.submit(request.executor, ranks).number)
+        queue_submission(job, job.submit(request.executor, ranks, cluster).number)
 
 
 def _wait_for_the_last_scheduler(job: JobFolder) -> None:

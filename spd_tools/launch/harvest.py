@@ -52,7 +52,7 @@ def start_harvest(
     """Start a harvest of ``request.world_size`` workers, which goes on when this process has left.
 
     It goes on from whatever earlier workers of the same request have saved. A request that is being worked on already
-    is not started again: its job is returned.
+    is not started again: its job is returned. One that another job works on, a pipeline say, is refused.
 
     Args:
         request: what to harvest.

@@ -68,6 +68,7 @@ def read_log(path: Path) -> Iterator[str]:
 
 def follow_log(job_id: str, step: str, rank: int) -> Iterator[str]:
     """A log's lines as they come, until the task has ended."""
+    followed: Path | None = None
     position = 0
     rest = b""
     job, asked = job_status(job_id), time.monotonic()
@@ -76,7 +77,10 @@ def follow_log(job_id: str, step: str, rank: int) -> Iterator[str]:
             job, asked = job_status(job_id), time.monotonic()
         ended = job.step(step).tasks[rank].status not in ACTIVE
         try:
-            with log_path(job, step, rank).open("rb") as file:
+            path = log_path(job, step, rank)
+            if path != followed:  # SLURM's and submitit's words come before the task has a log
+                followed, position, rest = path, 0, b""
+            with path.open("rb") as file:
                 file.seek(position)
                 rest += file.read()
                 position = file.tell()

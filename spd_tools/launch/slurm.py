@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
@@ -24,6 +25,7 @@ _ANSWER_SECONDS = 60
 _IDS_AT_ONCE = 500
 _KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER")
 """Where the cluster is: no matter of a job, although submitit's clean_env takes them for one."""
+_CLUSTER = re.compile(r"^ClusterName\s*=\s*([A-Za-z0-9_.-]+)\s*$", re.MULTILINE)
 _LIVE = {
     *("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"),
     *("REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT"),
@@ -60,6 +62,31 @@ def check_slurm() -> None:
     """
     if shutil.which("sbatch") is None or shutil.which("srun") is None:
         raise SpdToolsError("There is no sbatch here; log in to the cluster, or run without --slurm.")
+
+
+def cluster_name() -> str | None:
+    """SLURM's name of the cluster that is asked from here; None where it does not say."""
+    try:
+        done = _run(["scontrol", "show", "config"])
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    found = _CLUSTER.search(done.stdout) if done.returncode == 0 else None
+    return None if found is None else found[1]
+
+
+def check_cluster(job: JobFolder) -> None:
+    """See that what is queued of a job is queued where this machine can reach it.
+
+    Raises:
+        SpdToolsError: when it was submitted to another cluster that shares the file system.
+    """
+    named = job.submissions()[-1].cluster  # while anything of it is open, it is submitted nowhere else
+    here = None if named is None else cluster_name()
+    if here not in (None, named):
+        raise SpdToolsError(
+            f"{job.id} was submitted to cluster {named}, and this machine belongs to {here}; do that on a login node "
+            f"of {named}."
+        )
 
 
 def queue_submission(job: JobFolder, number: int) -> None:

@@ -47,7 +47,8 @@ class Snapshot(Record):
     version: str
     """Of the package."""
     code: Path | None
-    """The folder that ``spd_tools`` lies in; None of a wheel."""
+    """The folder that ``spd_tools`` lies in, in the record relative to the job's: SPD_OUT_DIR may move. None of a
+    wheel."""
 
     def environment(self) -> dict[str, str]:
         """Variables with which Python imports this code, and no other copy of it.
@@ -84,7 +85,8 @@ def take_snapshot(folder: Path, *, allow_dirty: bool = False) -> Snapshot:
             f"The code could not be copied to {folder / CODE}: {error.strerror or error}; free space or choose another "
             "SPD_OUT_DIR."
         ) from error
-    write_json(folder / RECORD, snapshot.model_dump(mode="json"))
+    code = None if snapshot.code is None else Path(CODE)
+    write_json(folder / RECORD, snapshot.model_copy(update={"code": code}).model_dump(mode="json"))
     return snapshot
 
 
@@ -101,9 +103,12 @@ def read_snapshot(folder: Path) -> Snapshot | None:
         return None
     except (OSError, ValidationError) as error:
         raise SpdToolsError(f"{path} cannot be read ({type(error).__name__}); submit the job again.") from None
-    if snapshot.code is not None and not (snapshot.code / _PACKAGE / "__init__.py").is_file():
-        raise SpdToolsError(f"The code of {folder.name} is gone from {snapshot.code}; submit the job again.")
-    return snapshot
+    if snapshot.code is None:
+        return snapshot
+    code = folder.absolute() / CODE
+    if not (code / _PACKAGE / "__init__.py").is_file():
+        raise SpdToolsError(f"The code of {folder.name} is gone from {code}; submit the job again.")
+    return snapshot.model_copy(update={"code": code})
 
 
 def _root() -> Path:

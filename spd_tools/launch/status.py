@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from spd_tools.errors import SpdToolsError
-from spd_tools.launch.folder import Executor, JobFolder, JobRequest, Submission, is_locked
+from spd_tools.launch.folder import Executor, JobFolder, JobRequest, Submission
 from spd_tools.launch.graph import Graph, Step
 from spd_tools.launch.machine import gpu_locks
-from spd_tools.launch.slurm import Queued, ask_queue
+from spd_tools.launch.slurm import Queued, ask_queue, cluster_name
 from spd_tools.launch.state import TaskState, lives, look_at_states
-from spd_tools.launch.verdicts import Evidence, Status, judge
+from spd_tools.launch.verdicts import Evidence, Status, judge, said_about
+from spd_tools.locks import is_locked
 from spd_tools.store.records import Record
 
 ACTIVE: tuple[Status, ...] = ("pending", "running")
@@ -74,6 +75,8 @@ class Job(Record):
     subject: str
     status: Status
     executor: Executor
+    cluster: str | None
+    """SLURM's name of the cluster that it was submitted to last; None: not known, or none."""
     created: float
     ended: float | None
     folder: Path
@@ -82,7 +85,7 @@ class Job(Record):
     error: str | None
     """The first thing that went wrong, in one sentence that names step and rank."""
     result: dict[str, Any] | None
-    """What the last step returned, of a finished job."""
+    """What the last step returned, of a finished job; None if that was many tasks."""
 
     def step(self, name: str) -> StepView:
         """The step of that name.
@@ -106,6 +109,8 @@ class _Files:
         self.request: JobRequest = job.request()
         self.graph: Graph = job.graph()
         self.submissions = job.submissions()
+        self.elsewhere: set[str] = set()
+        """Clusters that cannot be asked from here."""
         self._last: dict[tuple[str, int], tuple[Submission, str | None]] = {}
         for submission in self.submissions:
             for part in submission.steps:
@@ -128,6 +133,7 @@ class _Files:
             submission=submission,
             queued_as=queued_as,
             scheduler_lives=self.scheduler_lives,
+            elsewhere=submission.cluster if submission is not None and submission.cluster in self.elsewhere else None,
         )
 
     def has_finished(self, name: str) -> bool:
@@ -178,7 +184,22 @@ def _views(found: list[_Files]) -> list[Job]:
         if some:  # what ended while SLURM was asked has ended, and is not lost
             with contextlib.suppress(SpdToolsError):  # a folder that is being removed: what was read before
                 files.look()
+    _note_elsewhere(found, queue)
     return [_view(files, queue) for files in found]
+
+
+def _note_elsewhere(found: list[_Files], queue: Mapping[str, Queued] | None) -> None:
+    """What SLURM does not know here may be another cluster's; asked only then."""
+    unknown: list[tuple[_Files, set[str]]] = []
+    for files in found:
+        missing = any(said_about(files.job.id, name, queue) is None for name in files.open_ids())
+        clusters = {submission.cluster for submission in files.submissions if submission.cluster is not None}
+        if queue is not None and missing and clusters:
+            unknown.append((files, clusters))
+    here = cluster_name() if unknown else None
+    if here is not None:
+        for files, clusters in unknown:
+            files.elsewhere = clusters - {here}
 
 
 def _view(files: _Files, queue: Mapping[str, Queued] | None) -> Job:
@@ -196,13 +217,14 @@ def _view(files: _Files, queue: Mapping[str, Queued] | None) -> Job:
         subject=request.subject,
         status=status,
         executor=request.executor,
+        cluster=files.submissions[-1].cluster if files.submissions else None,
         created=request.created,
         ended=max(ends, default=None) if status not in ACTIVE else None,
         folder=files.job.path,
         request=request.request,
         steps=views,
         error=_error(views, files.submissions),
-        result=views[-1].tasks[-1].result if status == "finished" else None,
+        result=views[-1].tasks[0].result if status == "finished" and len(views[-1].tasks) == 1 else None,
     )
 
 

@@ -36,6 +36,8 @@ class Evidence:
     queued_as: str | None
     """SLURM's id by that submission."""
     scheduler_lives: bool
+    elsewhere: str | None = None
+    """The cluster that has it, where that is another one than is asked from here."""
 
     @property
     def latest(self) -> TaskState | None:
@@ -107,11 +109,11 @@ def _judge_unqueued(known: Evidence, submission: Submission) -> Verdict:
 def _judge_slurm(known: Evidence, submission: Submission, slurm_id: str, queue: Queue | None) -> Verdict:
     begun = known.latest is not None
     runs = known.latest is not None and known.latest.status == "running"
-    if queue is None and (submission.cancelled is None or runs):
-        return "running" if runs else "pending", "squeue does not answer here; this is what the task itself said last."
-    said = (queue or {}).get(slurm_id)
-    if said is not None and not said.name.startswith(known.job_id):
-        said = None  # another cluster's, or so late that the number was given again
+    silent = queue is None or known.elsewhere is not None
+    if silent and (submission.cancelled is None or runs):
+        who = "squeue does not answer here" if known.elsewhere is None else f"Only cluster {known.elsewhere} knows"
+        return "running" if runs else "pending", f"{who}; this is what the task itself said last."
+    said = said_about(known.job_id, slurm_id, queue)
     if submission.cancelled is not None:
         return _judge_cancelled(said)
     if said is None:
@@ -126,6 +128,13 @@ def _judge_slurm(known: Evidence, submission: Submission, slurm_id: str, queue: 
     if said.is_waiting:
         return "pending", f"SLURM: {'requeued, ' if begun else ''}{said.reason}."
     return "running", None
+
+
+def said_about(job_id: str, slurm_id: str, queue: Queue | None) -> Queued | None:
+    """What SLURM says about a job's task; None: nothing."""
+    said = (queue or {}).get(slurm_id)
+    # Another name: another cluster's job, or one that is so much later that it was given the same number again.
+    return said if said is not None and said.name.startswith(job_id) else None
 
 
 def _judge_cancelled(said: Queued | None) -> Verdict:

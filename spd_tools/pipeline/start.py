@@ -10,12 +10,11 @@ from importlib.metadata import PackageNotFoundError, version
 
 from spd_tools.errors import SpdToolsError
 from spd_tools.harvest import HarvestRequest
-from spd_tools.harvest.pipeline import prepare_ranks
+from spd_tools.harvest.pipeline import plan_ranks
 from spd_tools.launch.control import start_job
-from spd_tools.launch.folder import JobFolder, here, plain
 from spd_tools.launch.graph import Graph
 from spd_tools.launch.profiles import SlurmProfile
-from spd_tools.launch.status import ACTIVE, Job, list_jobs
+from spd_tools.launch.status import Job
 from spd_tools.llm.api import KEY, has_key
 from spd_tools.pipeline.config import ASKING, PipelineConfig
 from spd_tools.pipeline.graph import HarvestName, pipeline_graph
@@ -69,7 +68,7 @@ def start_pipeline(plan: PipelinePlan, *, slurm: SlurmProfile | None = None, all
     request.json of the job holds the complete configuration and the versions of what it was started with.
 
     Raises:
-        SpdToolsError: as ``start_job``; where the key of the API is missing, or another job makes the same harvest.
+        SpdToolsError: as ``start_job``; where the key of the API is missing.
     """
     if plan.asking:
         _check_key(plan.asking, slurm)
@@ -79,7 +78,6 @@ def start_pipeline(plan: PipelinePlan, *, slurm: SlurmProfile | None = None, all
         "configuration": plan.config.model_dump(mode="json"),
         "versions": _versions(),
     }
-    _refuse_same_harvest(plan, request)
     return start_job(
         kind=KIND,
         subject=plan.run,
@@ -118,7 +116,7 @@ def finished_harvest(request: HarvestRequest) -> HarvestName | None:
         assert found.manifest is not None
         same_ranks = dataclasses.replace(request, world_size=found.manifest.config.world_size)
         try:
-            plan = prepare_ranks(same_ranks)
+            plan = plan_ranks(same_ranks)
         except SpdToolsError:
             return None
         if (plan.decomposition.run_id, plan.harvest_id) == (found.run_id, found.harvest_id):
@@ -172,22 +170,3 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def _refuse_same_harvest(plan: PipelinePlan, request: dict[str, object]) -> None:
-    """Two jobs with the same ranks would take them over from each other."""
-    work = [step.arguments for step in plan.graph.steps if step.kind == "harvest-work"]
-    if not work:
-        return
-    for job in list_jobs():
-        folder = JobFolder(job.folder)
-        the_same = (job.kind, job.request, folder.request().cwd) == (KIND, plain(request), here())
-        if job.status not in ACTIVE or the_same:  # which start_job finds
-            continue
-        for step in folder.graph().steps:
-            same = step.kind == "harvest-work" and step.arguments == plain(work[0])
-            if same and job.step(step.name).status in ACTIVE:
-                raise SpdToolsError(
-                    f"{job.id} is making this harvest now; start this when it has finished, which will be found, or "
-                    "cancel that one."
-                )

@@ -53,19 +53,51 @@ def job_page(job: Job, log_name: str, log_tail: str) -> RenderableType:
     facts = {
         "state": job.status,
         "of": job.subject,
-        "runs on": "a SLURM cluster" if job.executor == "slurm" else "this machine's processes",
+        "runs on": _place(job),
         "started": date(job.created),
         "ended": "" if job.ended is None else date(job.ended),
         "error": job.error or "",
-        **{name.replace("_", " "): str(value) for name, value in (job.result or {}).items()},
         "job folder": str(job.folder),
     }
     parts = [titled(job.id, facts_table({name: fact for name, fact in facts.items() if fact})), Text()]
     parts.append(tasks_table([(step, step.tasks) for step in job.steps]))
+    for step in job.steps:
+        if len(step.tasks) == 1 and (facts := result_facts(step.tasks[0])):
+            parts += [Text(), titled(f"Result of {step.name}", facts_table(facts))]
     if log_tail:
         lines = "\n".join(map(visible, log_tail.splitlines()))
         parts += [Text(), titled(f"The end of the log of {log_name}", Text(lines, overflow="fold"))]
     return Group(*parts)
+
+
+def result_facts(task: TaskView) -> dict[str, str]:
+    """What a finished task returned, for people; what is not there is left out."""
+    found = task.result or {}
+    return {
+        name.removeprefix("n_").replace("_", " "): _fact(value)
+        for name, value in found.items()
+        if value not in (None, {})
+    }
+
+
+def _fact(value: object) -> str:
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case float():
+            return number(value)
+        case dict():
+            return "; ".join(f"{name}: {_fact(each)}" for name, each in value.items())
+        case _:
+            return str(value)
+
+
+def _place(job: Job) -> str:
+    if job.executor == "local":
+        return "this machine's processes"
+    return "a SLURM cluster" if job.cluster is None else f"SLURM cluster {job.cluster}"
 
 
 def watch_page(job: Job) -> RenderableType:

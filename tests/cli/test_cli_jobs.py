@@ -64,6 +64,17 @@ def test_a_job_is_shown_rank_by_rank_with_its_error_and_the_end_of_its_log(job, 
     assert {"one", "␛[2Jtwo"} <= set(out.split())
     assert "The disk is full<U+009B>." in out
     assert controls(out) <= {"\n"}
+    assert "Result of prepare" in out
+
+
+def test_every_step_says_what_came_of_it(job, run):
+    result = {"run_id": "demo", "n_scored": 1200, "failed": 0, "unscored": {"no text": 3}, "not_sent": None}
+    task(job, "merge", 0, status="finished", result=result)
+    lines = [line.split() for line in run("jobs", "show", ID)[1].split("Result of merge")[1].splitlines()]
+    assert ["scored", "1,200"] in lines
+    assert ["failed", "0"] in lines
+    assert ["unscored", "no", "text:", "3"] in lines
+    assert not any("sent" in line for line in lines)
 
 
 def test_the_log_of_what_went_wrong_is_printed_and_another_by_name(job, run, run_json):

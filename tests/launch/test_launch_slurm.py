@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from spd_tools.errors import SpdToolsError
-from spd_tools.launch import control, slurm
+from spd_tools.launch import control, logs, slurm
 from spd_tools.launch.control import cancel_job, retry_job, start_job
 from spd_tools.launch.folder import JobFolder
 from spd_tools.launch.graph import Graph, Step
+from spd_tools.launch.logs import follow_log
 from spd_tools.launch.profiles import SlurmProfile
 from spd_tools.launch.snapshot import Snapshot
 from spd_tools.launch.state import TaskFile
@@ -53,7 +54,13 @@ class Cluster:
             (folder / name).write_text(text)
             (folder / name).chmod(stat.S_IRWXU)
         (folder / "count").write_text("0\n")
+        self.is_called("here")
         self.says()
+
+    def is_called(self, name):
+        """As SLURM calls it."""
+        (self.folder / "scontrol").write_text(f"#!/bin/sh\necho 'ClusterName             = {name}'\n")
+        (self.folder / "scontrol").chmod(stat.S_IRWXU)
 
     def says(self, job=None, **states):
         """Of a job's ids, with an underscore before the first digit."""
@@ -167,6 +174,51 @@ def test_where_squeue_does_not_answer_nothing_is_given_up(cluster):
     (cluster.folder / "down").touch()
     task = job_status(job.id).step("prepare").tasks[0]
     assert (task.status, "said last" in task.why) == ("running", True)
+
+
+def test_whoever_follows_a_queued_task_sees_its_log_from_the_first_line(cluster, monkeypatch):
+    monkeypatch.setattr(logs, "FOLLOW_SECONDS", 0)
+    monkeypatch.setitem(logs.ASK_SECONDS, "slurm", 0)
+    job = start(Graph(steps=GRAPH.steps[:1]))
+    cluster.says(job, _1="PENDING")
+    folder = JobFolder(job.folder)
+    (folder.submitit / "1_0_log.out").write_text("said by submitit, before the task has a log\n")
+    lines = follow_log(job.id, "prepare", 0)
+    assert next(lines).startswith("said by submitit")
+    folder.log("prepare", 0).write_text("first\nsecond\n")
+    end(job, "prepare", 0, "finished", result={})
+    assert list(lines) == ["first", "second"]
+
+
+def test_a_job_of_another_cluster_is_not_given_up_and_can_be_cancelled_only_there(cluster):
+    job = start()
+    assert job.cluster == "here"
+    end(job, "prepare", 0, "finished", result={})
+    end(job, "work", 0, "running")
+    cluster.is_called("there")
+    cluster.says()
+    shown = job_status(job.id)
+    assert [task.status for task in shown.step("work").tasks] == ["running", "pending", "pending"]
+    assert shown.step("work").tasks[1].why == "Only cluster here knows; this is what the task itself said last."
+    for change in (cancel_job, retry_job):
+        with pytest.raises(SpdToolsError, match="submitted to cluster here, and this machine belongs to there"):
+            change(job.id)
+    assert cluster.cancelled() == []
+    assert all(submission.cancelled is None for submission in JobFolder(job.folder).submissions())
+    cluster.is_called("here")
+    assert job_status(job.id).step("work").tasks[1].status == "lost"
+
+
+def test_a_job_that_another_cluster_was_done_with_is_retried_here(cluster):
+    job = start()
+    end(job, "prepare", 0, "failed", error="No network.")
+    cluster.is_called("there")
+    cancelled = cluster.cancelled()
+    assert retry_job(job.id).cluster == "there"
+    assert cluster.cancelled() == cancelled
+    cluster.says(job, _4="PENDING", _5_0="PENDING", _5_1="PENDING", _5_2="PENDING", _6="PENDING")
+    cancel_job(job.id)
+    assert cluster.cancelled() != cancelled
 
 
 def test_a_task_that_has_ended_by_its_own_account_needs_no_squeue(cluster):

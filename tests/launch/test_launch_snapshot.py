@@ -277,3 +277,13 @@ def test_missing_code_is_named(checkout, tmp_path):
     shutil.rmtree(tmp_path / "job/code")
     with pytest.raises(SpdToolsError, match="code of job is gone"):
         take_snapshot(tmp_path / "job")
+
+
+def test_a_folder_that_has_moved_has_its_code_with_it(checkout, tmp_path):
+    take_snapshot(tmp_path / "old/job")
+    assert str(tmp_path) not in (tmp_path / "old/job/snapshot.json").read_text()
+    (tmp_path / "old").rename(tmp_path / "new")
+    moved = read_snapshot(tmp_path / "new/job")
+    assert moved is not None
+    assert moved.code == tmp_path / "new/job/code"
+    assert moved.environment()["PYTHONPATH"].split(os.pathsep)[0] == str(moved.code)

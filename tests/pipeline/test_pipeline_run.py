@@ -4,16 +4,18 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from launch.forks import DEADLINE, ended, wait_until
+from launch.forks import DEADLINE, Fork, ended, wait_until
 from llm.stand_in import KEY, Refuse, Say
 
 from spd_tools.annotations import Annotations
 from spd_tools.errors import SpdToolsError
 from spd_tools.evaluate.trials import MIN_TRIALS
+from spd_tools.harvest import HarvestRequest
 from spd_tools.harvest import pipeline as harvesting
 from spd_tools.interpret import InterpretRequest, estimate_interpretation
 from spd_tools.launch.control import cancel_job, retry_job
 from spd_tools.launch.folder import JobFolder
+from spd_tools.launch.harvest import start_harvest
 from spd_tools.launch.profiles import SlurmProfile
 from spd_tools.launch.status import job_status, list_jobs
 from spd_tools.llm import retries
@@ -105,13 +107,14 @@ def test_it_starts_from_a_finished_harvest_and_pays_nothing_twice(serve, demo):
     assert again.step("interpret").tasks[0].result["n_known"] == 1
 
 
-def test_an_identical_finished_harvest_is_not_made_again_whatever_its_ranks(demo):
+def test_an_identical_finished_harvest_is_not_made_again_whatever_its_ranks(demo, out_dir):
     for n_gpus in (1, 3):
         plan = plan_pipeline("demo", config(harvest=HARVEST | {"n_gpus": n_gpus}))
         assert plan.harvest is not None
         assert plan.harvest.harvest_id == demo
     for changes in ({"seed": 1}, {"log_tokens": 5}, {"n_batches": 3}, {"exclude_tokens": [1]}):
         assert plan_pipeline("demo", config(harvest=HARVEST | changes)).harvest is None
+    assert [folder.name for folder in (out_dir / "harvest/demo").iterdir()] == [demo], "planning writes nothing"
 
 
 def test_an_api_that_is_down_stops_what_depends_on_it_and_a_retry_goes_on(serve, demo, impatient):
@@ -144,7 +147,7 @@ def test_a_budget_that_is_used_up_fails_the_step_and_a_larger_one_goes_on(serve,
     api = serve(lambda asked, honest: replace(honest(asked), output_tokens=asked.body["max_tokens"]))  # costs the most
     one_call = {"keys": KEYS, "evals": None, "budget": 0.6 * most.dollars_at_most}
     job = ended(start(config(intruder=None, interpret=one_call)))
-    assert "1 of 2 components were not finished" in job.error
+    assert "1 of 2 components was not finished" in job.error
     assert "--budget interpret=USD" in job.error
     assert len(api.billed_tokens) == 1
     job = ended(start(config(intruder=None, interpret=one_call | {"budget": 1.0})))
@@ -208,27 +211,72 @@ def test_two_pipelines_at_once_do_not_disturb_each_other_and_ask_nothing_twice(s
     assert max(prompts(api).values()) == 1
 
 
-def test_the_same_pipeline_is_started_once_and_the_same_harvest_made_once(serve, tmp_path, monkeypatch):
-    hold = tmp_path / "hold"
-    hold.touch()
+@pytest.fixture
+def hold(tmp_path, monkeypatch):
+    """Workers wait before their first batch until the file is removed."""
+    file = tmp_path / "hold"
+    file.touch()
     work = harvesting.work
 
     def held(*args, **options):
-        wait_until(lambda: not hold.exists())
+        wait_until(lambda: not file.exists())
         return work(*args, **options)
 
     monkeypatch.setattr(harvesting, "work", held)
+    return file
+
+
+ONLY_HARVEST = {"harvest": HARVEST, "intruder": None, "interpret": None}
+REQUEST = HarvestRequest(run="demo", n_batches=None, batch_size=64, world_size=2)
+"""The harvest of HARVEST, as `spd-tools harvest` asks for it."""
+
+
+def test_the_same_pipeline_is_started_once_and_the_same_harvest_made_once(serve, hold):
     serve()
-    only_harvest = config(harvest=HARVEST, intruder=None, interpret=None)
-    job = start(only_harvest)
-    assert start(only_harvest).id == job.id
-    with pytest.raises(SpdToolsError, match=f"{job.id} is making this harvest now"):
-        start(config(harvest=HARVEST))
+    job = start(config(**ONLY_HARVEST))
+    assert start(config(**ONLY_HARVEST)).id == job.id
+    for same in (
+        lambda: start(config(harvest=HARVEST)),
+        lambda: start_harvest(REQUEST),
+        lambda: start_harvest(replace(REQUEST, memory_gb=1.0)),
+    ):
+        with pytest.raises(SpdToolsError, match=f"{job.id} is making this harvest now"):
+            same()
     hold.unlink()
     assert ended(job).status == "finished"
     found = ended(start(config(harvest=HARVEST, interpret=None)))
     assert list(states(found)) == ["intruder"]
     assert found.status == "finished", found.error
+
+
+def test_of_two_that_submit_the_same_harvest_at_once_one_makes_it(hold):
+    def door(start):
+        def submit():
+            try:
+                start()
+            except SpdToolsError as error:
+                return 3 if "is making this harvest now" in str(error) else 4
+            return 0
+
+        return Fork(submit)
+
+    doors = [door(lambda: start(config(**ONLY_HARVEST))), door(lambda: start_harvest(REQUEST))]
+    assert sorted(process.wait() for process in doors) == [0, 3]
+    [job] = list_jobs()
+    hold.unlink()
+    assert ended(job).status == "finished"
+
+
+def test_a_retry_does_not_make_what_another_job_makes(hold):
+    job = start_harvest(REQUEST)
+    cancel_job(job.id)
+    assert ended(job).status == "cancelled"
+    other = start(config(**ONLY_HARVEST))
+    with pytest.raises(SpdToolsError, match=f"{other.id} is making this harvest now"):
+        retry_job(job.id)
+    hold.unlink()
+    assert ended(other).status == "finished"
+    assert ended(retry_job(job.id)).status == "finished"
 
 
 # --- before anything is started ---------------------------------------------------------------------------------------

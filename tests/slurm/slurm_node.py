@@ -169,17 +169,28 @@ class Desk:
         """A file that the jobs' hooks look at."""
         return self.folder / "gates" / name
 
-    def try_run(self, *argv: object) -> subprocess.CompletedProcess[str]:
-        environment = self.environment()
-        return subprocess.run(
+    @contextmanager
+    def begin(self, *argv: object) -> Iterator[subprocess.Popen[str]]:
+        """A command that goes on; killed at the end, if it still does."""
+        process = subprocess.Popen(
             [sys.executable, "-m", "spd_tools.cli", *map(str, argv)],
             cwd=self.folder,
-            env=environment,
+            env=self.environment(),
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            check=False,
         )
+        with process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    def try_run(self, *argv: object) -> subprocess.CompletedProcess[str]:
+        with self.begin(*argv) as process:
+            out, err = process.communicate()
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def run(self, *argv: object) -> str:
         """stdout of a command that must succeed."""

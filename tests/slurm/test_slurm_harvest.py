@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from llm.stand_in import KEY, StandIn
 from readme_model import RuleKnower
-from slurm_node import Desk, running_node, tasks_of, wait_for
+from slurm_node import DEADLINE, HARVEST, Desk, running_node, tasks_of, wait_for
 from submitit import AutoExecutor
 
 from spd_tools.annotations import Annotations
@@ -202,6 +203,39 @@ def test_a_task_gets_what_its_profile_asks_for(desk):
     assert environment["FROM_PROFILE"] == "it's\t$HOME"
     assert environment["CUDA_VISIBLE_DEVICES"] in ("0", "1", "2", "3")
     assert (environment["SLURM_CPUS_PER_TASK"], environment["SLURM_JOB_NAME"]) == ("2", "look-mine")
+
+
+def test_a_profile_can_be_a_file(desk, reference):
+    profile = {"partition": "main", "time": 7, "gpus": 0, "cpus_per_task": 2, "job_suffix": "mine"}
+    (desk.folder / "profile.yaml").write_text(json.dumps(profile))  # which is YAML
+    job_id = desk.submit("--profile", "profile.yaml", "--cpus-per-task", 1, workers=2)
+    job = desk.wait(job_id, "finished")
+    assert desk.store(job) == reference.store
+    shown = desk.node.ask("scontrol", "show", "job", tasks_of(job, "workers")[1]["slurm_id"])
+    assert f"JobName={job_id}-workers-mine" in shown
+    assert {"Partition=main", "TimeLimit=00:07:00", "CPUs/Task=1"} <= set(shown.split())
+    assert job["cluster"] in desk.node.ask("scontrol", "show", "config")
+
+    (desk.folder / "profile.yaml").write_text("partitoin: main\n")
+    refused = desk.try_run("harvest", *HARVEST, "--slurm", "--profile", "profile.yaml")
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 1)
+    assert "partitoin" in refused.stderr
+    assert [found["id"] for found in desk.jobs()] == [job_id]
+
+
+def test_whoever_follows_a_queued_task_sees_all_of_its_log(desk):
+    with ExitStack() as stack:
+        with desk.all_cpus_taken():
+            job_id = desk.submit(workers=1)
+            following = stack.enter_context(desk.begin("jobs", "logs", job_id, "--step", "workers", "--follow"))
+            assert following.stderr is not None
+            assert following.stderr.readline() == f"{job_id}, workers, rank 0:\n"
+            assert tasks_of(desk.peek(job_id), "workers")[0]["status"] == "pending"
+            assert following.poll() is None
+        printed, _ = following.communicate(timeout=DEADLINE)
+    assert following.returncode == 0
+    assert printed.splitlines()[0].startswith("--- attempt 1 at ")
+    assert printed == desk.run("jobs", "logs", job_id, "--step", "workers", "--rank", 0)
 
 
 def test_a_set_up_line_that_fails_ends_the_job(desk):
