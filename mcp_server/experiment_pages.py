@@ -14,6 +14,7 @@ from spd_tools.render.numbers import number, p_value
 from spd_tools.render.safe import visible
 from spd_tools.store.records import Record
 from spd_tools.store.tokentext import TokenText
+from spd_tools.wording import roughly
 
 if TYPE_CHECKING:
     from spd_tools.experiments import Estimate, Replay, Result
@@ -129,7 +130,8 @@ def _head(result: Result, stored: bool) -> str:
     if result.p_value is not None:
         lines.append(f"p = {p_value(result.p_value)} (corrected inside this experiment)")
     if result.matching is not None:
-        lines.append(f"Controls: {result.matching.low:.2g} to {result.matching.high:.2g} times as frequent")
+        low, high = roughly(result.matching.low), roughly(result.matching.high)
+        lines.append(f"Controls: {low} to {high} times as frequent")
     lines.append(f"Found: {quoted(result.summary, _TEXT)}")
     return "\n".join(lines)
 

@@ -9,6 +9,7 @@ from mcp_server.answers import QUOTED, inert, quoted, table
 from mcp_server.look_pages import name_of
 from spd_tools.render.numbers import number, p_value, percent
 from spd_tools.store.harvest import Harvest
+from spd_tools.wording import by_number, plural
 
 if TYPE_CHECKING:
     from spd_tools.annotations import Annotations
@@ -48,7 +49,9 @@ def known_about(harvest: Harvest, key: str) -> str:
     evidence = notes.list_evidence(key=key, limit=_LISTED)
     lines = ["On record: no label." if label is None else f"On record: {_label_line(label)}"]
     if hypotheses:
-        lines.append(f"{len(hypotheses)} hypotheses (hypothesis, action list).")
+        lines.append(
+            f"{len(hypotheses)} {by_number(len(hypotheses), 'hypothesis', 'hypotheses')} (hypothesis, action list)."
+        )
     if evidence:
         shown = ", ".join(inert(item.id, 80) + _elsewhere(item, harvest.harvest_id) for item in evidence)
         lines.append(f"Evidence, newest first: {shown}.")
@@ -95,7 +98,8 @@ def label_rows(harvest: Harvest, query: str, limit: int, offset: int) -> str:
     found = notes_of(harvest).search_labels(query, limit=limit + offset)[offset:]
     if not found:
         return f"No label matches {quoted(query, 200)} from offset {offset} on. QUEUE: label with action queue."
-    return f"{len(found)} labels match {quoted(query, 200)}. {QUOTED}\n" + "\n".join(
+    match = by_number(len(found), "matches", "match")
+    return f"{plural(len(found), 'label')} {match} {quoted(query, 200)}. {QUOTED}\n" + "\n".join(
         f"- {name_of(label.key)}: {_label_line(label)}" for label in found
     )
 

@@ -18,6 +18,7 @@ from spd_tools.cli.arguments import (
 from spd_tools.cli.batches import add_settling_options, settle_batches
 from spd_tools.cli.notes import option
 from spd_tools.cli.output import note, print_json, show
+from spd_tools.wording import by_number, plural
 
 if TYPE_CHECKING:
     from spd_tools.evaluate.plan import EvaluationSettings
@@ -127,9 +128,10 @@ def _estimate(args: argparse.Namespace, evaluation: Evaluation, ledger: Ledger) 
 
 def _remarks(args: argparse.Namespace, harvest: Harvest, summary: EvaluationSummary) -> None:
     if summary.not_sent is not None:
-        note(f"{summary.n_left:,} scores are left. {summary.not_sent}")
+        note(f"{plural(summary.n_left, 'score')} {by_number(summary.n_left, 'is', 'are')} left. {summary.not_sent}")
     if summary.n_failed_trials:
-        note(f"{summary.n_failed_trials:,} trials failed; the same command asks them again.")
+        n = summary.n_failed_trials
+        note(f"{plural(n, 'trial')} failed; the same command asks {by_number(n, 'it', 'them')} again.")
     if args.report is not None:
         note(f"Report: {args.report}")
     note(f"Look at a component: spd-tools overview KEY --run {harvest.run_id}")

@@ -16,6 +16,7 @@ from spd_tools.cli.arguments import (
     positive_float,
     positive_int,
 )
+from spd_tools.cli.harvest_options import harvest_named
 from spd_tools.cli.output import note, print_json
 from spd_tools.cli.spreading import add_slurm_options, slurm_profile
 from spd_tools.errors import SpdToolsError
@@ -252,4 +253,5 @@ def report_outcome(args: argparse.Namespace, outcome: HarvestOutcome) -> None:
         return
     took = "was finished earlier" if outcome.state == "already finished" else f"took {outcome.seconds:.1f} s"
     note(f"{name[0].upper()}{name[1:]} {took}: {counted}, in {outcome.folder}")
-    note(f"Look at it: spd-tools search --run {outcome.run_id}, then spd-tools overview KEY --run {outcome.run_id}")
+    which = harvest_named(outcome.run_id, outcome.harvest_id)
+    note(f"Look at it: spd-tools search {which}, then spd-tools overview KEY {which}")

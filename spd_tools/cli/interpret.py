@@ -10,6 +10,7 @@ from spd_tools.cli.batches import add_settling_options, settle_batches
 from spd_tools.cli.notes import option
 from spd_tools.cli.output import note, print_json
 from spd_tools.errors import SpdToolsError
+from spd_tools.wording import by_number, plural
 
 if TYPE_CHECKING:
     from spd_tools.interpret import InterpretReport, InterpretRequest
@@ -90,22 +91,25 @@ def _show_report(args: argparse.Namespace, report: InterpretReport) -> None:
     for failure in report.failures[:_SHOWN_FAILURES]:
         note(f"{failure.key} has no label: {failure.reason}")
     if len(report.failures) > _SHOWN_FAILURES:
-        note(f"{len(report.failures) - _SHOWN_FAILURES:,} more have none; --json lists them.")
+        n = len(report.failures) - _SHOWN_FAILURES
+        note(f"{n:,} more {by_number(n, 'has', 'have')} none; --json lists all.")
     if report.not_sent is not None:
-        note(f"{report.n_not_sent:,} were not asked about. {report.not_sent}")
+        note(f"{report.n_not_sent:,} {by_number(report.n_not_sent, 'was', 'were')} not asked about. {report.not_sent}")
     if report.n_supported:
-        note(f"{report.n_supported:,} have a supported label, which was left as it is.")
+        has = by_number(report.n_supported, "has", "have")
+        note(f"{report.n_supported:,} {has} a supported label, which was left as it is.")
     if report.n_labelled and report.results is not None:
         note(f"Results: {report.results}")
     note(f"Look at them: spd-tools label show --run {report.run_id}")
 
 
 def _labelled_sentence(report: InterpretReport) -> str:
-    parts = [f"{report.n_labelled:,} of {report.n_chosen:,} components were labelled by {report.labeller}"]
+    were = by_number(report.n_labelled, "was", "were")
+    parts = [f"{report.n_labelled:,} of {plural(report.n_chosen, 'component')} {were} labelled by {report.labeller}"]
     if report.n_known:
         parts.append(f"{report.n_known:,} had a label before")
     if report.n_unclear:
-        parts.append(f"{report.n_unclear:,} are unclear")
+        parts.append(f"{report.n_unclear:,} {by_number(report.n_unclear, 'is', 'are')} unclear")
     if report.prompt is not None:
         parts.append(f"${report.dollars:,.4f} paid")
     if report.unknown_dollars:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spd_tools.cli.arguments import Subparsers, add_command, batches, finite_float, positive_int
+from spd_tools.cli.harvest_options import harvest_named
 from spd_tools.cli.notes import option
 from spd_tools.cli.output import note, print_json, show
 from spd_tools.cli.spreading import add_slurm_options, slurm_profile
 from spd_tools.errors import SpdToolsError
+from spd_tools.wording import by_number, plural
 
 if TYPE_CHECKING:
     from spd_tools.launch.status import Job
@@ -124,13 +126,16 @@ def _report(job: Job) -> None:
     for name, result in results.items():
         if name == "interpret":
             note(
-                f"interpret: {result['n_labelled']:,} of {result['n_chosen']:,} components were labelled by "
+                f"interpret: {result['n_labelled']:,} of {plural(result['n_chosen'], 'component')} "
+                f"{by_number(result['n_labelled'], 'was', 'were')} labelled by "
                 f"{result['labeller']}, {result['n_known']:,} had a label before, {result['n_failed']:,} failed, "
                 f"${result['dollars']:,.4f} paid."
             )
         elif "n_scored" in result:
             note(
-                f"{name}: {result['n_scored']:,} of {result['n_components']:,} components have a score, "
-                f"{result['n_failed_trials']:,} trials failed, ${result['dollars']:,.4f} paid."
+                f"{name}: {result['n_scored']:,} of {plural(result['n_components'], 'component')} "
+                f"{by_number(result['n_scored'], 'has', 'have')} a score, "
+                f"{plural(result['n_failed_trials'], 'trial')} failed, ${result['dollars']:,.4f} paid."
             )
-    note(f"Look at them: spd-tools label show --run {run_id}, spd-tools overview KEY --run {run_id}")
+    which = harvest_named(run_id, harvest["harvest_id"])
+    note(f"Look at them: spd-tools label show --run {run_id}, spd-tools overview KEY {which}")

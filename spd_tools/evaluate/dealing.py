@@ -16,6 +16,7 @@ from spd_tools.evaluate.negatives import LIKE_DENSITY, NEGATIVE_KINDS, SPARSE, N
 from spd_tools.evaluate.splits import Split
 from spd_tools.evaluate.windows import Firings, Window
 from spd_tools.keys import ComponentKey
+from spd_tools.wording import roughly
 
 HALF = 5
 """Windows of each truth in a trial of "detection" and "fuzzing"."""
@@ -139,7 +140,7 @@ class Dealing:
         window = Firings(self._split.harvest, other).window(position, self._split.context)
         ratio = self._silence.ratio(other)
         alike = 1 / LIKE_DENSITY <= ratio <= LIKE_DENSITY
-        notes = [] if alike else [f"The intruder {other} is {ratio:.2g} times as dense as the component."]
+        notes = [] if alike else [f"The intruder {other} is {roughly(ratio)} times as dense as the component."]
         return Hand(self._mixed(trial, [*slips, Slip(window, window.firing_places, True)]), notes)
 
     def simulation(self, trial: int) -> Hand:

@@ -25,6 +25,7 @@ from spd_tools.keys import ComponentKey
 from spd_tools.llm import Ledger
 from spd_tools.store.harvest import Harvest
 from spd_tools.store.records import EXAMPLE_KINDS
+from spd_tools.wording import plural
 
 _BY_HAND = "it was not written by interpret"
 _ELSEWHERE = "it was made from another harvest"
@@ -51,7 +52,7 @@ class LabelOrigin:
         """What a score has to say about it; None where the label is blind."""
         if self.blind:
             return None
-        named = f" and {len(self.rows):,} rows named by experiments" if self.rows else ""
+        named = f" and {plural(len(self.rows), 'row')} named by experiments" if self.rows else ""
         return (
             f"Label by {self.author}: not blind to the data set ({self.reason}); the rows of the stored examples of "
             f"{key}{named} were kept out. Other rows, and token statistics of all rows, may have been seen."

@@ -17,6 +17,7 @@ from spd_tools.errors import SpdToolsError
 from spd_tools.evaluate.report import NAMES, Distribution, EvaluationReport, seen_by_author
 from spd_tools.files import write_bytes
 from spd_tools.render.safe import visible
+from spd_tools.wording import plural
 
 _WIDTH, _HEIGHT, _MARGIN, _FOOT = 560, 120, 10, 18
 _COLOURS = {
@@ -107,7 +108,7 @@ def _outline(found: Distribution, top: float) -> str:
     points = " ".join(f"{x:.1f},{y:.1f}" for x, y in _steps(found.bins, found.n * top))
     return (
         f'<polygon points="{points}" fill="{colour}" fill-opacity="{filled}" stroke="{colour}" stroke-width="1.5">'
-        f"<title>{NAMES[found.judged]}: {found.n} components</title></polygon>"
+        f"<title>{NAMES[found.judged]}: {plural(found.n, 'component')}</title></polygon>"
     )
 
 

@@ -27,6 +27,7 @@ from spd_tools.experiments.records import Estimate
 from spd_tools.experiments.statistics import bootstrap_mean, holm
 from spd_tools.experiments.subject import Subject
 from spd_tools.experiments.substitution import measure as measure_activation
+from spd_tools.wording import by_number, plural
 
 __all__ = ["MIN_FOR_SUPPRESSION", "AblateRequest", "AblateResult", "TokenEffect", "ablate"]
 
@@ -68,7 +69,8 @@ def ablate(subject: Subject, request: AblateRequest) -> AblateResult:
     result = AblateResult(
         **subject.identity(request),
         kind="counterfactual",
-        population=f"{len(places)} {_where(request)}; {len(controls.keys)} components of like density at their own",
+        population=f"{_sites(request, len(places))}; {plural(len(controls.keys), 'component')} of like density at "
+        f"{by_number(len(controls.keys), 'its', 'their')} own",
         n=len(places),
         effect=effect,
         control=control,
@@ -162,11 +164,11 @@ def _listed(
 # --- in words ---------------------------------------------------------------------------------------------------------
 
 
-def _where(request: AblateRequest) -> str:
+def _sites(request: AblateRequest, n: int) -> str:
     if request.sign != "any":
-        return f"sites where it fires with a {request.sign} activation"
-    places = {"firing": "sites where it fires", "silent": "sites where it does not fire", "random": "sites anywhere"}
-    return places[request.base]
+        return f"{plural(n, 'site')} where it fires with a {request.sign} activation"
+    places = {"firing": "where it fires", "silent": "where it does not fire", "random": "anywhere"}
+    return f"{plural(n, 'site')} {places[request.base]}"
 
 
 def _summary(subject: Subject, result: AblateResult) -> str:
@@ -179,12 +181,13 @@ def _summary(subject: Subject, result: AblateResult) -> str:
     reach = "" if request.where == "everywhere" else " at the site only"
     fewer = ", all that can be compared" if len(result.controls) < request.n_controls else ""
     parts = [
-        f"{done}{reach}, {result.n} {_where(request)}: KL {said(result.kl)} nats ({len(result.controls)} components of "
-        f"like density{fewer}, {said(result.kl_control)}; p = {result.kl_p_value:.2g})",
+        f"{done}{reach}, {_sites(request, result.n)}: KL {said(result.kl)} nats "
+        f"({plural(len(result.controls), 'component')} of like density{fewer}, {said(result.kl_control)}; "
+        f"p = {result.kl_p_value:.2g})",
         *([_asked_said(result)] if request.tokens else _listed_said(subject, result)),
     ]
     if result.n < MIN_FOR_SUPPRESSION:
-        parts.append(f"{result.n} sites are too few to claim suppression")
+        parts.append(f"{plural(result.n, 'site')} {by_number(result.n, 'is', 'are')} too few to claim suppression")
     if 0 < result.n_negative < result.n:
         parts.append(
             f"its activation is negative at {result.n_negative} of the sites, so effects may cancel: ask for one sign"

@@ -13,6 +13,7 @@ from spd_tools.errors import SpdToolsError
 from spd_tools.experiments.records import LEAST_CONTROLS, Ratio
 from spd_tools.keys import ComponentKey
 from spd_tools.store.harvest import Harvest
+from spd_tools.wording import roughly
 
 LIKE = 2.0
 """Counts that differ by at most this factor are alike. Controls are drawn from all that are, and beyond them only where
@@ -152,7 +153,7 @@ def unlike_said(ratio: Ratio | None, what: str) -> str:
     """
     if ratio is None or (ratio.low >= 1 / LIKE and ratio.high <= LIKE):
         return ""
-    return f"controls of {ratio.low:.2g} to {ratio.high:.2g} times its {what}: none nearer were left"
+    return f"controls of {roughly(ratio.low)} to {roughly(ratio.high)} times its {what}: none nearer were left"
 
 
 def _groups(counts: NDArray[np.int64], candidates: Sequence[int]) -> list[list[int]]:

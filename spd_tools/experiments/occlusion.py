@@ -17,6 +17,7 @@ from spd_tools.experiments.statistics import exchange_test, holm
 from spd_tools.experiments.subject import Base, Subject
 from spd_tools.experiments.substitution import CorpusTokens, Measured, exchanged, lead_lengths, measure
 from spd_tools.store.records import Record
+from spd_tools.wording import plural
 
 _SHOWN = 5  # tokens listed per offset
 
@@ -140,7 +141,7 @@ def occlusion(subject: Subject, request: OcclusionRequest) -> OcclusionResult:
     return OcclusionResult(
         **subject.identity(request),
         kind="counterfactual",
-        population=f"{len(places)} positions{on} {what.format(request.key)}, one token replaced at a time",
+        population=f"{plural(len(places), 'position')}{on} {what.format(request.key)}, one token replaced at a time",
         n=len(places),
         effect=main.effect,
         control=main.control,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -10,7 +11,7 @@ from spd_tools.errors import SpdToolsError
 from spd_tools.experiments.records import Request, Result
 from spd_tools.experiments.subject import Subject, by_length
 from spd_tools.store.records import Record
-from spd_tools.wording import plural
+from spd_tools.wording import by_number, plural
 
 MAX_TEXTS = 256
 
@@ -67,7 +68,7 @@ def probe(subject: Subject, request: ProbeRequest) -> ProbeResult:
     return ProbeResult(
         **subject.identity(request),
         kind="counterfactual",
-        population=f"{plural(len(texts), 'text')} that {'was' if len(texts) == 1 else 'were'} typed in",
+        population=_population(request.texts),
         n=sum(map(len, rows)),
         effect=None,
         control=None,
@@ -79,11 +80,23 @@ def probe(subject: Subject, request: ProbeRequest) -> ProbeResult:
     )
 
 
+def _row(text: str) -> int | None:
+    """The harvest row that "row:12" names; None of a text that was typed in."""
+    head, colon, number = text.partition(":")
+    return int(number) if head == "row" and colon and number.isascii() and number.isdigit() else None
+
+
+def _population(texts: Sequence[str]) -> str:
+    n_rows = sum(_row(text) is not None for text in texts)
+    n_typed = len(texts) - n_rows
+    parts = [f"{plural(n_typed, 'text')} that {by_number(n_typed, 'was', 'were')} typed in"] if n_typed else []
+    return " and ".join([*parts, *([f"{plural(n_rows, 'row')} of the harvest"] if n_rows else [])])
+
+
 def _tokens(subject: Subject, text: str) -> list[int]:
     """Tokens of a text, or of the harvest row that "row:12" names."""
-    head, colon, number = text.partition(":")
-    if head == "row" and colon and number.isascii() and number.isdigit():
-        return subject.row(int(number)).tolist()
+    if (row := _row(text)) is not None:
+        return subject.row(row).tolist()
     if not text:
         raise SpdToolsError("A text is empty; give at least one word.")
     return subject.tokens_of(text)

@@ -22,6 +22,7 @@ from spd_tools.experiments.statistics import bootstrap_mean
 from spd_tools.experiments.subject import Base, Subject
 from spd_tools.keys import ComponentKey
 from spd_tools.store.records import Record
+from spd_tools.wording import plural
 
 Verdict = Literal["dead", "no measurable effect", "weak", "worth it"]
 
@@ -185,20 +186,21 @@ def _mean(subject: Subject, request: TriageRequest, values: NDArray[np.float64],
 def _verdict(n_firings: int, n_tokens: int, found: _Compared | None, random_kl: Estimate) -> tuple[Verdict, list[str]]:
     if found is None:
         never = f"It fires at none of {n_tokens:,} harvested positions, so at fewer than 3 in {n_tokens:,} if at all."
-        removed = f"Removed at {random_kl.n} random positions it changes"
+        removed = f"Removed at {plural(random_kl.n, 'random position')} it changes"
         if random_kl.value <= KL_FLOOR:
             return "dead", [never, f"{removed} nothing."]
         return "dead", [never, f"{removed} the next token by KL {said(random_kl)} nats, without firing."]
     reasons = [
-        f"It fires at {n_firings:,} of {n_tokens:,} positions.",
-        f"Removed at {found.kl.n} firings: KL {said(found.kl)} nats ({found.kl_control.n} components of like density"
+        f"It fires at {n_firings:,} of {plural(n_tokens, 'position')}.",
+        f"Removed at {plural(found.kl.n, 'firing')}: KL {said(found.kl)} nats "
+        f"({plural(found.kl_control.n, 'component')} of like density"
         f"{', all that can be compared' if found.fewer else ''}, {said(found.kl_control)}), and at most "
         f"{found.logit:.3g} on a logit ({said(found.logit_control)}).",
     ]
     unlike = unlike_said(found.ratio, "density")
     if unlike:
         reasons.append(f"{unlike.capitalize()}.")
-    few = f"{found.kl.n} sites may have missed what it does elsewhere."
+    few = f"{plural(found.kl.n, 'site')} may have missed what it does elsewhere."
     if found.kl.value <= KL_FLOOR and found.logit <= _LOGIT_FLOOR:
         return "no measurable effect", [*reasons, few]
     if _below(found.kl.high, found.kl_control) and _below(found.logit, found.logit_control):

@@ -12,6 +12,7 @@ from spd_tools.evaluate.report import NAMES, seen_by_author
 from spd_tools.render.numbers import number, percent
 from spd_tools.render.safe import visible
 from spd_tools.render.tables import add_cells, facts_table, one_line, plain_table, titled
+from spd_tools.wording import plural
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -56,7 +57,7 @@ def _sections(report: EvaluationReport) -> Iterator[RenderableType]:
 
 
 def _done(summary: EvaluationSummary) -> str:
-    parts = [f"{summary.n_components:,} components", f"{summary.n_scored:,} scores"]
+    parts = [plural(summary.n_components, "component"), plural(summary.n_scored, "score")]
     if summary.n_known:
         parts.append(f"{summary.n_known:,} of them known from an earlier run")
     if summary.n_unscored:
@@ -133,16 +134,17 @@ def _interval(row: ComponentScore | Score) -> str:
 
 def _costs(report: EvaluationReport) -> dict[str, str]:
     facts = {
-        cost.model: f"{cost.trials:,} trials, {cost.usage.input + cost.usage.cache_read + cost.usage.cache_write:,} "
-        f"tokens in, {cost.usage.output:,} out, ${cost.dollars:,.4f}"
+        cost.model: f"{plural(cost.trials, 'trial')}, "
+        f"{plural(cost.usage.input + cost.usage.cache_read + cost.usage.cache_write, 'token')} in, "
+        f"{cost.usage.output:,} out, ${cost.dollars:,.4f}"
         for cost in report.costs
     }
     if report.spending is not None:
         paid = f"${report.spending.dollars:,.4f} under the name of this evaluation, failures and repeats included"
         if report.spending.n_unknown:
             paid += (
-                f"; at most ${report.spending.unknown_dollars:,.4f} more for {report.spending.n_unknown:,} requests of "
-                "unknown outcome"
+                f"; at most ${report.spending.unknown_dollars:,.4f} more for "
+                f"{plural(report.spending.n_unknown, 'request')} of unknown outcome"
             )
         facts["paid"] = paid
     return facts or {"paid": "nothing"}

@@ -11,6 +11,7 @@ from rich.text import Text
 from spd_tools.render.numbers import interval, number, p_value
 from spd_tools.render.safe import visible
 from spd_tools.render.tables import add_cells, plain_table
+from spd_tools.wording import roughly
 
 if TYPE_CHECKING:
     from spd_tools.experiments import Replay, Result
@@ -66,7 +67,7 @@ def estimates(result: Result) -> RenderableType:
     if result.p_value is not None:
         said.append(f"p = {p_value(result.p_value)}")
     if result.matching is not None:
-        said.append(f"controls {result.matching.low:.2g} to {result.matching.high:.2g} times as frequent")
+        said.append(f"controls {roughly(result.matching.low)} to {roughly(result.matching.high)} times as frequent")
     return Group(table, Text("; ".join(said))) if said else table
 
 

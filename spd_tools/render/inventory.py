@@ -59,7 +59,7 @@ def _manifest_facts(manifest: Manifest) -> dict[str, str]:
     return {
         "reference": decomposition.reference,
         "data": f"{manifest.data.source} (token file {manifest.data.fingerprint})",
-        "tokenizer": manifest.data.tokenizer or "none",
+        "tokenizer": manifest.data.tokenizer or ("stored with it" if "tokenizer.json" in manifest.files else "none"),
         "tokens": f"{counts.n_tokens:,} in {plural(counts.n_rows, 'row')}",
         "firings": f"{counts.n_firings:,}, {counts.n_firings / max(1, counts.n_tokens):,.1f} per token",
         "pairs": f"{counts.n_pairs:,}",

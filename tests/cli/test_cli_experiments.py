@@ -336,6 +336,12 @@ def test_one_probed_text_is_no_plural(demo, run):
     assert "fires in 1 of 1 text, at 1 of 1 position." in out
 
 
+def test_rows_of_the_harvest_are_not_typed_in(demo, run):
+    page = " ".join(run("probe", KEY, "needle", "row:3", "the row: needle")[1].split())
+    assert "2 texts that were typed in and 1 row of the harvest" in page
+    assert "typed in" not in run("probe", KEY, "row:3", "row:4")[1]
+
+
 def test_enrichment_lists_no_token_on_which_it_never_fired(demo, run, run_json):
     found = run_json("enrichment", KEY, "--limit", 40)["strongest"]
     silent = {token["text"] for token in found if not token["count"]}

@@ -65,6 +65,15 @@ def test_a_finished_harvest_is_reported_not_redone(planted, run_json):
     assert outcome["n_tokens"] == planted.n_tokens
 
 
+def test_a_finished_harvest_is_named_where_a_later_one_would_be_taken_instead(planted, add_harvest, run):
+    hint = "spd-tools overview KEY --run planted-0"
+    assert f"{hint}\n" in run("harvest", "planted", *SMALL)[2]
+    add_harvest("planted-0", "later")
+    assert f"{hint} --harvest {planted.harvest_id}\n" in run("harvest", "planted", *SMALL)[2]
+    (add_harvest("planted-0", "unreadable") / "manifest.json").write_text("{")
+    assert f"{hint} --harvest {planted.harvest_id}\n" in run("harvest", "planted", *SMALL)[2]
+
+
 def test_ranks_then_merge(run, run_json):
     ranks = [run_json("harvest", "planted", *SMALL, "--world-size", 2, "--rank", rank) for rank in (0, 1)]
     assert [outcome["state"] for outcome in ranks] == ["rank finished"] * 2

@@ -43,6 +43,13 @@ def test_show_tells_what_was_harvested(harvest, run):
     assert {"reference", "configuration", "layers", "h.1.mlp.c_fc"} <= set(out.split())
 
 
+@pytest.mark.parametrize(("tokenizer", "said"), [(None, "none"), ("{}", "stored with it")])
+def test_show_tells_which_tokenizer_the_texts_are_shown_with(add_harvest, run, tokenizer, said):
+    add_harvest(tokenizer=tokenizer)
+    [line] = [line.split(maxsplit=1) for line in run("runs", "show", "made-up")[1].splitlines() if "tokenizer" in line]
+    assert line[1].strip() == said
+
+
 @pytest.mark.parametrize("argv", [("runs", "--json", "show", "made-up"), ("runs", "show", "made-up", "--json")])
 def test_json_may_stand_before_or_after_the_subcommand(harvest, run, argv):
     code, out, _ = run(*argv)

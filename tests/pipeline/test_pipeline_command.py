@@ -66,8 +66,8 @@ def test_a_person_reads_what_was_labelled_and_scored(run, serve, demo, tmp_path)
     out, err = run("demo", "--config", path)
     assert out == ""
     assert f"Harvest {demo} of demo." in err
-    assert "interpret: 1 of 1 components were labelled by claude-haiku-5-5" in err
-    assert "detection: 1 of 1 components have a score" in err
+    assert "interpret: 1 of 1 component was labelled by claude-haiku-5-5" in err
+    assert "detection: 1 of 1 component has a score" in err
     out, err = run("demo", "--config", path, "--detach")
     job = list_jobs()[0]
     assert job.id in err
