@@ -136,8 +136,7 @@ def replay(subject: Subject, first: Result) -> Replay:
     # Its own id may differ: a result that stands beside one that cannot be read any more has an id of its own.
     again = run(subject, first.request).model_copy(update={"id": first.id})
     same_machine = again.machine == first.machine
-    exclude = {"machine", "summary"}  # which says in words what the rest says in numbers
-    pair = [result.model_dump(mode="json", exclude=exclude) for result in (first, again)]
+    pair = [result.model_dump(mode="json", exclude={"machine", *_WORDS}) for result in (first, again)]
     difference = max(_differences(*pair), default=0.0)
     identical = pair[0] == pair[1]
     return Replay(
@@ -150,10 +149,14 @@ def replay(subject: Subject, first: Result) -> Replay:
     )
 
 
+_WORDS = ("summary", "population")
+"""Fields that say in words what the rest says in numbers: other versions may say it otherwise."""
+
+
 def _differences(first: Any, second: Any) -> Iterator[float]:
     if isinstance(first, dict) and isinstance(second, dict) and first.keys() == second.keys():
         for name in first:
-            yield from _differences(first[name], second[name]) if name != "summary" else ()
+            yield from _differences(first[name], second[name]) if name not in _WORDS else ()
     elif isinstance(first, list) and isinstance(second, list) and len(first) == len(second):
         for a, b in zip(first, second, strict=True):
             yield from _differences(a, b)
