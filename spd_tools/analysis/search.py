@@ -110,7 +110,7 @@ def resolve_token(harvest: Harvest, token: int | str) -> int:
     pieces = _pieces(tokenizer, token, harvest.token_texts.unknown)
     token_id = pieces[0] if pieces is not None and len(pieces) == 1 else tokenizer.token_to_id(token)
     if token_id is None:
-        raise SpdToolsError(_not_one_token(harvest, token, pieces))
+        raise SpdToolsError(_not_one_token(harvest, tokenizer, token, pieces))
     harvest.check_token(token_id)
     return token_id
 
@@ -129,11 +129,18 @@ def _pieces(tokenizer: Tokenizer, text: str, unknown: str | None) -> list[int] |
     return encoding.ids
 
 
-def _not_one_token(harvest: Harvest, text: str, pieces: list[int] | None) -> str:
+def _not_one_token(harvest: Harvest, tokenizer: Tokenizer, text: str, pieces: list[int] | None) -> str:
+    # Most words are tokens together with the space before them, which our lists show as a dot.
+    spaced = f" {text.removeprefix('·').lstrip()}"
+    found = _pieces(tokenizer, spaced, harvest.token_texts.unknown)
+    advice = f"did you mean {spaced!r}, with the space?" if found is not None and len(found) == 1 else None
     if pieces is None:
-        return f"{text!r} is not in the vocabulary of this harvest's tokenizer; ask for another token or give an id."
+        return (
+            f"{text!r} is not in the vocabulary of this harvest's tokenizer; "
+            f"{advice or 'ask for another token or give an id.'}"
+        )
     spelt = ", ".join(repr(harvest.token_texts.shown(piece)) for piece in pieces) or "none at all"
-    return f"{text!r} is not one token but {spelt}; ask for one of its tokens or give an id."
+    return f"{text!r} is not one token but {spelt}; {advice or 'ask for one of its tokens or give an id.'}"
 
 
 def _in_layers(harvest: Harvest, pattern: str | None) -> NDArray[np.bool_]:

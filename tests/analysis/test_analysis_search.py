@@ -131,6 +131,14 @@ def test_a_word_that_the_vocabulary_lacks_is_not_its_unknown_token(tmp_path, unk
         resolve_token(harvest, "dog")
 
 
+@pytest.mark.parametrize("typed", ["cat", "·cat"])
+def test_a_word_that_is_a_token_with_the_space_before_it_is_proposed(tmp_path, typed):
+    tokenizer = Tokenizer(models.WordLevel({"<unk>": 0, " cat": 1}, unk_token="<unk>"))
+    write_reference_store(tmp_path / "h", random_input(0), tokenizer_json=tokenizer.to_str())
+    with pytest.raises(SpdToolsError, match="did you mean ' cat', with the space"):
+        resolve_token(Harvest.open(tmp_path / "h"), typed)
+
+
 def test_a_text_of_which_the_tokenizer_drops_a_part_is_not_the_rest(tmp_path):
     tokenizer = Tokenizer(models.BPE({"a": 0, "b": 1}, []))
     write_reference_store(tmp_path / "h", random_input(0), tokenizer_json=tokenizer.to_str())
