@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import Tensor, nn
 
 from spd_tools.errors import SpdToolsError
+
+_PATIENCE = timedelta(hours=2)
+"""How long ranks wait for each other: the first one evaluates and draws figures alone."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,35 @@ class World:
         if self.size > 1:
             torch.distributed.barrier()
 
+    @contextmanager
+    def first_alone(self) -> Iterator[None]:
+        """The first rank goes through the block before the others: it makes the files that they find."""
+        if not self.is_first:
+            self.wait()
+        yield
+        if self.is_first:
+            self.wait()
+
+
+def find_device(name: str | None) -> torch.device:
+    """The device of that name; None: CUDA where there is one. Of several ranks on CUDA each takes a GPU of its own.
+
+    Raises:
+        SpdToolsError: when it is none that can be trained on, or is not there.
+    """
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError:
+        raise SpdToolsError(f"{name!r} is no device; take cpu, cuda or cuda:N.") from None
+    if device.type not in ("cpu", "cuda"):
+        raise SpdToolsError(f"Training on {device.type!r} is not supported; take cpu, cuda or cuda:N.")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SpdToolsError("There is no CUDA device here; train with --device cpu.")
+    if device == torch.device("cuda") and (rank := os.environ.get("LOCAL_RANK")) is not None:
+        device = torch.device(f"cuda:{rank}")
+        torch.cuda.set_device(device)
+    return device
+
 
 def join_world(device: torch.device) -> World:
     """Meet the other ranks, where the environment (RANK, WORLD_SIZE, as torchrun sets them) says that there are any.
@@ -83,7 +117,7 @@ def join_world(device: torch.device) -> World:
     if size == 1:
         return World()
     try:
-        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise SpdToolsError(
             f"The {size} ranks of this training cannot meet ({str(error).splitlines()[0]}); "

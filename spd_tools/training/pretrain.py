@@ -1,25 +1,19 @@
-"""Training of small target models on the next token: AdamW, and checkpoints from which it goes on to the bit."""
+"""Training of small target models on the next token, a step at a time: AdamW."""
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spd_tools.errors import SpdToolsError
-from spd_tools.training.checkpoints import Stateful, load_checkpoint, save_checkpoint
+from spd_tools.training.checkpoints import Stateful
 from spd_tools.training.data import Batches
 from spd_tools.training.distributed import World
-from spd_tools.training.interrupts import StopSignal
+from spd_tools.training.loop import Record, Rhythm
 from spd_tools.training.pretrain_config import PretrainConfig
-
-Record = dict[str, Any]
 
 _INIT_STD = 0.02
 _RESIDUAL_WRITERS = ("o_proj", "c_proj", "down_proj")
@@ -48,8 +42,19 @@ def next_token_losses(model: nn.Module, rows: Tensor) -> Tensor:
     return losses.view(len(rows), -1)
 
 
+def rhythm_of(config: PretrainConfig) -> Rhythm:
+    """How many steps there are, and what happens at which."""
+    return Rhythm(
+        steps=config.steps,
+        lr_schedule=config.lr_schedule,
+        log_freq=config.log_freq,
+        eval_freq=config.eval_freq,
+        save_freq=config.save_freq,
+    )
+
+
 class Pretrainer:
-    """Trains a target model in place.
+    """Trains a target model in place; a ``Stepper`` of the loop.
 
     Args:
         model: Initialised; it is moved to the device.
@@ -57,9 +62,6 @@ class Pretrainer:
         batches: What to train on.
         device: Where.
         world: Which of how many processes this is.
-        checkpoint: File for the state; None: nothing is saved.
-        checkpoint_seconds: Least time between two checkpoints; 0: one after every step.
-        identity: Hash of everything that decides what is trained.
     """
 
     def __init__(
@@ -70,16 +72,12 @@ class Pretrainer:
         *,
         device: torch.device,
         world: World | None = None,
-        checkpoint: Path | None = None,
-        checkpoint_seconds: float = 120.0,
-        identity: str = "",
     ) -> None:
         self.model = model.to(device).requires_grad_().train()
         self.config = config
         self.batches = batches
         self.device = device
         self.world = world or World()
-        self._checkpoint, self._checkpoint_seconds, self._identity = checkpoint, checkpoint_seconds, identity
         self._parameters = list(model.parameters())
         self.optimizer = torch.optim.AdamW(
             [
@@ -90,76 +88,15 @@ class Pretrainer:
             betas=config.betas,
             fused=True,
         )
-        self.step = 0
-        """Steps that are done."""
-        self._last_saved = time.monotonic()
 
-    @property
-    def _parts(self) -> dict[str, Stateful]:
+    def parts(self) -> dict[str, Stateful]:
+        """Model and optimiser."""
         return {"model": self.model, "optimizer": self.optimizer}
 
-    def restore(self) -> None:
-        """Go on from the checkpoint, if there is one.
-
-        Raises:
-            SpdToolsError: when it is damaged or belongs to another training.
-        """
-        if self._checkpoint is not None:
-            self.step = load_checkpoint(self._checkpoint, identity=self._identity, parts=self._parts) or 0
-
-    def save(self) -> None:
-        """Write the checkpoint."""
-        self._last_saved = time.monotonic()
-        if self._checkpoint is not None and self.world.is_first:
-            save_checkpoint(self._checkpoint, step=self.step, identity=self._identity, parts=self._parts)
-
-    def train(
-        self,
-        *,
-        log: Callable[[int, Record], None],
-        evaluate: Callable[[int], None],
-        save_model: Callable[[int], None],
-        stop: StopSignal | None = None,
-    ) -> bool:
-        """Take the steps that are left.
-
-        Args:
-            log: Takes the number of a step and its loss, every ``log_freq`` steps.
-            evaluate: Called on the first rank with the steps done, every ``eval_freq`` steps and at the end.
-            save_model: Likewise, every ``save_freq`` steps and at the end.
-            stop: Asked after every step whether to save and stop.
-
-        Returns:
-            Whether training is finished.
-
-        Raises:
-            SpdToolsError: when the loss is no longer finite.
-        """
+    def take_step(self, step: int, *, with_record: bool) -> Record:
+        """See ``Stepper``."""
         config = self.config
-        while self.step < config.steps:
-            record = self._train_step()
-            if self.step % config.log_freq == 0 or self.step == config.steps - 1:
-                self.world.average([record["loss"]])
-                log(self.step, {name: self._finite(name, value) for name, value in record.items()})
-            self.step += 1
-            finished = self.step == config.steps
-            if self.world.is_first and (finished or self.step % config.eval_freq == 0):
-                evaluate(self.step)
-            if self.world.is_first and (finished or (config.save_freq and self.step % config.save_freq == 0)):
-                save_model(self.step)
-            stopping = not finished and stop is not None and self.world.agreed(stop.requested)
-            if not finished and (stopping or time.monotonic() - self._last_saved >= self._checkpoint_seconds):
-                self.save()
-            if stopping:
-                return False
-        return True
-
-    def _train_step(self) -> dict[str, Tensor]:
-        config = self.config
-        rate = config.lr_schedule.at(self.step, config.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        rows = self.batches.train(self.step).to(self.device, non_blocking=True)
+        rows = self.batches.train(step).to(self.device, non_blocking=True)
         autocast = config.autocast_bf16 and self.device.type == "cuda"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=autocast):
             loss = next_token_losses(self.model, rows).mean()
@@ -170,15 +107,11 @@ class Pretrainer:
             nn.utils.clip_grads_with_norm_(self._parameters, config.grad_clip_norm, norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return {"loss": loss.detach(), "grad_norm": norm, "lr": torch.tensor(rate)}
-
-    def _finite(self, name: str, value: Tensor) -> float:
-        number = float(value)
-        if not math.isfinite(number):
-            raise SpdToolsError(
-                f"{name} is {number} at step {self.step}: training has diverged; lower lr_schedule.start_val."
-            )
-        return number
+        if not with_record:
+            return {}
+        mean = loss.detach()
+        self.world.average([mean])
+        return {"loss": _finite("loss", mean, step), "grad_norm": _finite("grad_norm", norm, step)}
 
     @torch.no_grad()
     def evaluate(self) -> list[Tensor]:
@@ -191,3 +124,10 @@ class Pretrainer:
             ]
         finally:
             self.model.train()
+
+
+def _finite(name: str, value: Tensor, step: int) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise SpdToolsError(f"{name} is {number} at step {step}: training has diverged; lower lr_schedule.start_val.")
+    return number

@@ -7,40 +7,55 @@ tokenizer.json                   absent for data that came tokenised
 checkpoints/model_step_<n>.pt    weights; the last one is written when training is finished
 metrics.jsonl                    a record per line: training losses, held-out losses
 training.pt                      state of a training in progress: whoever finds it goes on from it
+lock                             held by the process that trains
 ===============================  ===================================================================================
 """
 
 from __future__ import annotations
 
-import io
-import math
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 import yaml
-from torch import nn
 
 from spd_tools.errors import SpdToolsError
-from spd_tools.files import atomic_file, write_bytes
+from spd_tools.files import write_bytes
 from spd_tools.settings import Settings
-from spd_tools.stories import Stories
 from spd_tools.targets.build import build_in_repo_target
 from spd_tools.tokens import DataConfig, TokenDataset, prepare_tokens, story_rows
 from spd_tools.training.data import TokenBatches
-from spd_tools.training.distributed import World, join_world, leave_world
+from spd_tools.training.distributed import World, find_device, join_world, leave_world
 from spd_tools.training.interrupts import StopSignal
-from spd_tools.training.pretrain import Pretrainer, Record, initialise
+from spd_tools.training.loop import CHECKPOINT_SECONDS, CheckpointFile, OnStep, TrainingLoop
+from spd_tools.training.pretrain import Pretrainer, initialise, rhythm_of
 from spd_tools.training.pretrain_config import PretrainConfig, PretrainData
-from spd_tools.training.reporting import METRICS_NAME, MetricsLog, read_metrics
+from spd_tools.training.pretrain_report import PretrainReport, weights_path
+from spd_tools.training.ranks import Ranked
+from spd_tools.training.reporting import last_evaluation
+from spd_tools.training.run_folder import CHECKPOINT_NAME, claimed
 
 MODEL_CONFIG, FINAL_CONFIG, TOKENIZER = "model_config.yaml", "final_config.yaml", "tokenizer.json"
-STATE = "training.pt"
-_NATS_PER_BIT = math.log(2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainRequest:
+    """What `pretrain` is asked to do."""
+
+    config: PretrainConfig
+    """What to train, on what."""
+    out: str | None = None
+    """Folder of the run; None: one below ``SPD_OUT_DIR/runs``, by name and configuration."""
+    device: str | None = None
+    """None: CUDA where there is one."""
+    threads: int | None = None
+    """Of torch on the CPU; None: as torch chooses."""
+    wait: bool = False
+    """Wait for a process that still trains in the folder; else it is an error."""
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
+    """Least time between two checkpoints."""
+    progress: bool = True
+    """Lines on stderr."""
 
 
 @dataclass(frozen=True)
@@ -53,106 +68,113 @@ class PretrainOutcome:
     """Steps that are done."""
     finished: bool
     """False: it was asked to stop, and goes on from here when it is started again."""
-    held_out: Record | None
-    """The last evaluation; None before the first."""
+    held_out: dict[str, float]
+    """The last evaluation; empty before the first."""
 
 
-def run_pretraining(
-    config: PretrainConfig,
-    *,
-    folder: Path | None = None,
-    device: torch.device | None = None,
-    checkpoint_seconds: float = 120.0,
-    say: Callable[[str], None] = lambda text: None,
-) -> PretrainOutcome:
+def pretrain(request: PretrainRequest, *, on_step: OnStep = lambda done, total: None) -> PretrainOutcome:
     """Pretrain a target model, or go on with it.
 
     Args:
-        config: What to do.
-        folder: Where the run lies; default: below ``SPD_OUT_DIR/runs``, by name and configuration.
-        device: Default: CUDA where there is one.
-        checkpoint_seconds: Least time between two checkpoints.
-        say: Takes lines for people.
+        request: What to do.
+        on_step: Progress.
 
     Raises:
         SpdToolsError: when data, sizes and folder do not fit together, or the loss is no longer finite.
     """
-    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if folder is None:
-        folder = Settings.from_environment().run_cache(f"pretrain-{config.name}-{config.identity()[:8]}")
+    if request.threads is not None:
+        torch.set_num_threads(request.threads)
+    device = find_device(request.device)
     world = join_world(device)
     try:
-        return _Run(config, folder, device, world, checkpoint_seconds, say).run()
+        return _Run(request, device, world).run(on_step)
     finally:
         leave_world(world)
 
 
+RANKED = Ranked(PretrainRequest, PretrainOutcome, pretrain)
+
+
+def run_folder(request: PretrainRequest) -> Path:
+    """Where the run goes."""
+    if request.out is not None:
+        return Path(request.out).expanduser().resolve()
+    name = f"pretrain-{request.config.name}-{request.config.identity()[:8]}"
+    return Settings.from_environment().run_cache(name)
+
+
 class _Run:
-    def __init__(
-        self,
-        config: PretrainConfig,
-        folder: Path,
-        device: torch.device,
-        world: World,
-        checkpoint_seconds: float,
-        say: Callable[[str], None],
-    ) -> None:
-        self._config, self._folder, self._world, self._say = config, folder, world, say
-        self._started = (time.monotonic(), 0)
-        dataset, held_out = load_data(config)
-        self._identity = config.identity(dataset.fingerprint)
+    """One call of ``pretrain``."""
+
+    def __init__(self, request: PretrainRequest, device: torch.device, world: World) -> None:
+        self._request, self._config, self._device, self._world = request, request.config, device, world
+        self._folder = run_folder(request)
+        with world.first_alone():
+            self._dataset, held_out = load_data(self._config)
+        self._identity = self._config.identity(self._dataset.fingerprint)
         self._batches = TokenBatches(
-            dataset,
-            batch_size=config.batch_size,
+            self._dataset,
+            batch_size=self._config.batch_size,
             eval_dataset=held_out,
-            eval_batch_size=config.eval_batch_size,
-            n_eval_steps=config.n_eval_steps,
-            seed=config.seed,
+            eval_batch_size=self._config.eval_batch_size,
+            n_eval_steps=self._config.n_eval_steps,
+            seed=self._config.seed,
             shuffle_each_epoch=True,
             world=world,
         )
-        if world.is_first:
-            self._write_description(dataset)
-        world.wait()
-        target = build_in_repo_target(config.model["model_type"], folder / MODEL_CONFIG)
-        self._check(dataset, target.vocab_size, target.context)
-        self._n_parameters = sum(parameter.numel() for parameter in target.module.parameters())
-        initialise(target.module, target.config["n_layer"], config.seed)
-        self._trainer = Pretrainer(
-            target.module,
-            config,
-            self._batches,
-            device=device,
-            world=world,
-            checkpoint=folder / STATE,
-            checkpoint_seconds=checkpoint_seconds,
-            identity=self._identity,
-        )
-        self._entropy: float | None = None
-        self._metrics: MetricsLog | None = None
 
-    def run(self) -> PretrainOutcome:
-        config, trainer = self._config, self._trainer
-        if self._model_file(config.steps).is_file():
-            self._say(f"{self._folder} is a finished run of this configuration.")
-            (self._folder / STATE).unlink(missing_ok=True)
-            return PretrainOutcome(self._folder, config.steps, True, self._last_evaluation())
-        trainer.restore()
-        if self._world.is_first:
-            self._metrics = MetricsLog(self._folder / METRICS_NAME, steps_done=trainer.step)
-        self._say(
-            f"{config.name}: {self._n_parameters:,} parameters, step {trainer.step:,} of {config.steps:,}, "
+    def run(self, on_step: OnStep) -> PretrainOutcome:
+        """Train, unless that is done already."""
+        if not self._world.is_first:
+            return self._outcome(self._config.steps) if self._world.agreed(False) else self._train(None)
+        with claimed(self._folder, wait=self._request.wait):
+            self._write_description()
+            finished = weights_path(self._folder, self._config.steps).is_file()
+            if self._world.agreed(finished):
+                self._checkpoint.path.unlink(missing_ok=True)
+                return self._outcome(self._config.steps)
+            return self._train(on_step)
+
+    @property
+    def _checkpoint(self) -> CheckpointFile:
+        return CheckpointFile(
+            path=self._folder / CHECKPOINT_NAME, identity=self._identity, seconds=self._request.checkpoint_seconds
+        )
+
+    def _train(self, on_step: OnStep | None) -> PretrainOutcome:
+        """Train; ``on_step``: of the first rank, which alone writes and evaluates."""
+        config = self._config
+        target = build_in_repo_target(config.model["model_type"], self._folder / MODEL_CONFIG)
+        self._check(target.vocab_size, target.context)
+        initialise(target.module, target.config["n_layer"], config.seed)
+        trainer = Pretrainer(target.module, config, self._batches, device=self._device, world=self._world)
+        loop = TrainingLoop(trainer, rhythm_of(config), checkpoint=self._checkpoint, world=self._world)
+        loop.restore()
+        report = None if on_step is None else self._report(trainer, loop.step)
+        with StopSignal() as stop:
+            finished = loop.run(report, stop=stop, on_step=on_step or (lambda done, total: None))
+        if finished and report is not None:
+            # The weights are written: whoever comes now finds a finished run.
+            self._checkpoint.path.unlink(missing_ok=True)
+        return self._outcome(loop.step)
+
+    def _report(self, trainer: Pretrainer, steps_done: int) -> PretrainReport:
+        report = PretrainReport(
+            trainer, self._folder, batches=self._batches, steps_done=steps_done, quiet=not self._request.progress
+        )
+        n_parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+        report.say(
+            f"{self._config.name}: {n_parameters:,} parameters, step {steps_done:,} of {self._config.steps:,}, "
             f"on {trainer.device}, in {self._folder}"
         )
-        self._started = (time.monotonic(), trainer.step)
-        with StopSignal() as stop:
-            finished = trainer.train(log=self._log, evaluate=self._evaluate, save_model=self._save_model, stop=stop)
-        if finished and self._world.is_first:
-            # The weights are written: whoever comes now finds a finished run.
-            (self._folder / STATE).unlink(missing_ok=True)
-        return PretrainOutcome(self._folder, trainer.step, finished, self._last_evaluation())
+        return report
 
-    def _check(self, dataset: TokenDataset, vocab_size: int, context: int | None) -> None:
+    def _outcome(self, step: int) -> PretrainOutcome:
+        found = last_evaluation(self._folder) if self._world.is_first else {}  # which the first rank may be writing
+        return PretrainOutcome(self._folder, step, step == self._config.steps, found)
+
+    def _check(self, vocab_size: int, context: int | None) -> None:
+        dataset = self._dataset
         if dataset.max_token >= vocab_size:
             raise SpdToolsError(
                 f"{dataset.source} has token id {dataset.max_token}, but model.vocab_size is {vocab_size}; make it "
@@ -164,7 +186,7 @@ class _Run:
                 "make them equal."
             )
 
-    def _write_description(self, dataset: TokenDataset) -> None:
+    def _write_description(self) -> None:
         """What the run is, before it has weights; a folder of another run is refused."""
         folder, document = self._folder, self._config.model_dump(mode="json")
         existing = folder / FINAL_CONFIG
@@ -172,59 +194,12 @@ class _Run:
             raise SpdToolsError(f"{folder} holds a run of another configuration or of other data; name another folder.")
         _make_folder(folder / "checkpoints")
         tokenizer = None
-        if dataset.tokenizer_path is not None:
-            write_bytes(folder / TOKENIZER, dataset.tokenizer_path.read_bytes())
+        if self._dataset.tokenizer_path is not None:
+            write_bytes(folder / TOKENIZER, self._dataset.tokenizer_path.read_bytes())
             tokenizer = TOKENIZER
         document |= {"identity": self._identity, "train_dataset_config": {"hf_tokenizer_path": tokenizer}}
         write_bytes(folder / MODEL_CONFIG, yaml.safe_dump(self._config.model).encode())
         write_bytes(existing, yaml.safe_dump(document).encode())
-
-    def _log(self, step: int, record: Record) -> None:
-        if not self._world.is_first:
-            return
-        since, first = self._started
-        n_tokens = (step + 1 - first) * self._config.batch_size * self._config.data.seq_len
-        speed = n_tokens / max(1e-9, time.monotonic() - since)
-        self._write("train", step, record)
-        self._say(f"step {step:,}: loss {record['loss']:.4f} ({speed:,.0f} tokens/s)")
-
-    def _evaluate(self, step: int) -> None:
-        losses = torch.cat(self._trainer.evaluate())
-        record: Record = {"held_out_loss": float(losses.double().mean())}
-        record["held_out_perplexity"] = math.exp(record["held_out_loss"])
-        said = f"step {step:,}: held-out perplexity {record['held_out_perplexity']:.4f}"
-        if (entropy := self._generator_entropy()) is not None:
-            record["generator_loss"], record["generator_perplexity"] = entropy, math.exp(entropy)
-            above = math.expm1(record["held_out_loss"] - entropy)
-            said += f", {above:+.1%} beside the generator's {record['generator_perplexity']:.4f}"
-        self._write("eval", step, record)
-        self._say(said)
-
-    def _generator_entropy(self) -> float | None:
-        """Nats per predicted token of the held-out rows by the grammar that told them; None for other data."""
-        stories = self._config.data.stories
-        if stories is None:
-            return None
-        if self._entropy is None:
-            batches = [self._batches.evaluation(index).numpy() for index in range(self._config.n_eval_steps)]
-            bits = Stories(stories.seed).bits(np.concatenate(batches))
-            self._entropy = float(bits[:, 1:].mean()) * _NATS_PER_BIT
-        return self._entropy
-
-    def _model_file(self, step: int) -> Path:
-        return self._folder / "checkpoints" / f"model_step_{step}.pt"
-
-    def _save_model(self, step: int) -> None:
-        write_weights(self._model_file(step), self._trainer.model)
-
-    def _write(self, split: str, step: int, record: Record) -> None:
-        assert self._metrics is not None, "records are written while training"
-        self._metrics.write(split, step, record)
-
-    def _last_evaluation(self) -> Record | None:
-        path = self._folder / METRICS_NAME
-        records = read_metrics(path, "eval") if path.is_file() else []
-        return records[-1] if records else None
 
 
 def load_data(config: PretrainConfig) -> tuple[TokenDataset, TokenDataset | None]:
@@ -245,15 +220,6 @@ def _prepare(data: PretrainData, split: str) -> TokenDataset:
     return prepare_tokens(
         DataConfig(source=data.source, split=split, column=data.column, seq_len=data.seq_len, tokenizer=data.tokenizer)
     )
-
-
-def write_weights(path: Path, model: nn.Module) -> None:
-    """A state dict, on the CPU, in one piece."""
-    state: dict[str, Any] = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    with atomic_file(path) as file:
-        file.write(buffer.getbuffer())
 
 
 def _make_folder(folder: Path) -> None:

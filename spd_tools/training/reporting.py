@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from spd_tools.errors import SpdToolsError
 from spd_tools.files import write_bytes
 
 METRICS_NAME = "metrics.jsonl"
-_SHOWN = ("loss/", "kl/", "l0/total", "alive/total", "recovery/recovered")
+_MAIN = ("loss/", "kl/", "l0/total", "alive/total", "recovery/recovered")
 
 
 class MetricsLog:
@@ -71,6 +73,23 @@ def read_metrics(path: Path, split: str) -> list[dict[str, Any]]:
     return [record for record in records if record["split"] == split]
 
 
+def last_evaluation(folder: Path) -> dict[str, float]:
+    """Metrics of the last evaluation of the training in a folder, those that are finite; empty when there was none.
+
+    Raises:
+        SpdToolsError: when they cannot be read.
+    """
+    path = folder / METRICS_NAME
+    records = read_metrics(path, "eval") if path.is_file() else []
+    known = records[-1].items() if records else ()
+    return {name: value for name, value in known if name not in ("split", "step") and math.isfinite(value)}
+
+
+def main_metrics(values: Mapping[str, float]) -> dict[str, float]:
+    """Those that say most about a decomposition, rounded to six digits."""
+    return {name: float(f"{value:.6g}") for name, value in values.items() if name.startswith(_MAIN)}
+
+
 class Progress:
     """Lines on stderr."""
 
@@ -84,7 +103,7 @@ class Progress:
             return
         elapsed = time.monotonic() - self._start
         rate = (step - self._steps_before) / elapsed if step > self._steps_before else None
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items() if name.startswith(_SHOWN))
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items() if name.startswith(_MAIN))
         speed = "" if rate is None else f"  ({rate:.1f} steps/s)"
         print(f"{split} {step}/{self._steps}  {shown}{speed}", file=sys.stderr)
 

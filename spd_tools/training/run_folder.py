@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 from safetensors.torch import save
@@ -19,37 +21,68 @@ from torch import nn
 
 from spd_tools.decompositions.spd.files import CONFIG_NAME
 from spd_tools.errors import SpdToolsError
-from spd_tools.files import write_bytes, write_json
-from spd_tools.training.trainer import CHECKPOINT_NAME
+from spd_tools.files import TEMPORARY_MARK, write_bytes, write_json
 
+CHECKPOINT_NAME = "training.pt"
+"""State of a training in progress, in the run's folder; removed when it is finished."""
 IDENTITY_NAME = "training.json"
 FIGURES_NAME = "figures"
 _LOCK_NAME = "lock"
+_UNFINISHED = f".*{TEMPORARY_MARK}*"
 
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[None]:
+def claimed(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Within the block no other process trains in the folder.
 
+    Args:
+        folder: Made if it is missing.
+        wait: Wait for a process that still does; else it is an error.
+
     Raises:
-        SpdToolsError: when one does, or the folder cannot be made.
+        SpdToolsError: when another one does, or the folder cannot be written.
     """
+    path = folder / _LOCK_NAME
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / _LOCK_NAME).open("wb")
+        lock = _locked(path, wait)
     except OSError as error:
         raise SpdToolsError(
             f"{folder} cannot be written ({error.strerror}); name another folder with --out."
         ) from error
     with lock:
         try:
+            _clean(folder)
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _clean(folder: Path) -> None:
+    """Remove what a killed process was writing: checkpoints are large."""
+    for path in [*folder.glob(_UNFINISHED), *folder.glob(f"checkpoints/{_UNFINISHED}")]:
+        path.unlink(missing_ok=True)
+
+
+def _locked(path: Path, wait: bool) -> IO[bytes]:
+    while True:
+        lock = path.open("wb")
+        try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise SpdToolsError(
-                f"Another process is training in {folder}; wait for it or name another folder with --out."
-            ) from error
-        yield
-        (folder / _LOCK_NAME).unlink(missing_ok=True)
+        except BlockingIOError as error:
+            if not wait:
+                lock.close()
+                raise SpdToolsError(
+                    f"Another process is training in {path.parent}; wait for it or name another folder with --out."
+                ) from error
+            print(f"Another process still trains in {path.parent}; waiting for it to end.", file=sys.stderr, flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            if os.path.samestat(os.fstat(lock.fileno()), os.stat(path)):
+                return lock
+        except FileNotFoundError:
+            pass
+        lock.close()  # whoever held it has removed the file: its lock keeps nobody out
 
 
 def check_folder(folder: Path, identity: str, *, resume: bool) -> None:

@@ -9,6 +9,7 @@ from spd_tools.training.config import TrainingConfig
 from spd_tools.training.data import Batches
 from spd_tools.training.evaluation import Evaluator
 from spd_tools.training.figures import draw_figures
+from spd_tools.training.loop import Record
 from spd_tools.training.metric_configs import FIGURES, EvalMetricConfig
 from spd_tools.training.reporting import METRICS_NAME, MetricsLog, Progress, WandbLog
 from spd_tools.training.run_folder import FIGURES_NAME, write_model
@@ -24,6 +25,7 @@ class RunReport:
         trainer: Trainer,
         folder: Path,
         *,
+        steps_done: int,
         metrics: list[EvalMetricConfig],
         batches: Batches,
         raw: dict[str, Any],
@@ -34,8 +36,9 @@ class RunReport:
 
         Args:
             config: The training's.
-            trainer: At the step that it goes on from.
+            trainer: What is trained.
             folder: The run's.
+            steps_done: Steps that it goes on from.
             metrics: What is evaluated beside the losses.
             batches: Of the evaluation.
             raw: The configuration as a mapping, for W&B.
@@ -47,21 +50,17 @@ class RunReport:
         """
         self._config, self._trainer, self._folder, self._metrics = config, trainer, folder, metrics
         self._evaluator = Evaluator(trainer.model, config, metrics, trainer.losses, batches.evaluation, trainer.device)
-        self._log = MetricsLog(folder / METRICS_NAME, steps_done=trainer.step)
-        self._progress = Progress(config.steps, steps_done=trainer.step, quiet=quiet)
+        self._log = MetricsLog(folder / METRICS_NAME, steps_done=steps_done)
+        self._progress = Progress(config.steps, steps_done=steps_done, quiet=quiet)
         self._wandb = WandbLog(config.wandb_project or "spd-tools", folder.name, raw) if wandb else None
-        self.last_metrics: dict[str, float] = {}
 
-    def log(self, split: str, step: int, values: dict[str, float], figures: list[Path] | None = None) -> None:
-        """One record, everywhere."""
-        self._log.write(split, step, values)
-        self._progress.show(split, step, values)
-        if self._wandb is not None:
-            self._wandb.write(split, step, values, figures or [])
+    def log(self, step: int, record: Record) -> None:
+        """One record of a training step, everywhere."""
+        self._write("train", step, record, [])
 
     def evaluate(self, step: int) -> None:
         """Measure, draw figures where they are due, and log."""
-        self.last_metrics, importances = self._evaluator.measure(step)
+        found, importances = self._evaluator.measure(step)
         figures: list[Path] = []
         if self._figures_due(step):
             figures = draw_figures(
@@ -72,7 +71,13 @@ class RunReport:
                 self._folder / FIGURES_NAME,
                 step,
             )
-        self.log("eval", step, self.last_metrics, figures)
+        self._write("eval", step, found, figures)
+
+    def _write(self, split: str, step: int, values: Record, figures: list[Path]) -> None:
+        self._log.write(split, step, values)
+        self._progress.show(split, step, values)
+        if self._wandb is not None:
+            self._wandb.write(split, step, values, figures)
 
     def _figures_due(self, step: int) -> bool:
         if not any(metric.classname in FIGURES for metric in self._metrics):
