@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import os
 from typing import TYPE_CHECKING
 
-from spd_tools.cli.arguments import Subparsers, add_command, non_negative_int, positive_float, positive_int
+from spd_tools.cli.arguments import Subparsers, add_command
 from spd_tools.cli.output import note, print_json, show
+from spd_tools.cli.spreading import add_slurm_options, slurm_profile
+from spd_tools.cli.training_options import (
+    add_running,
+    add_steps_and_seed,
+    add_wandb,
+    add_what,
+    decompose_request,
+    report_queued,
+)
 from spd_tools.errors import SpdToolsError
 
 if TYPE_CHECKING:
-    from spd_tools.training.decompose import DecomposeOutcome, DecomposeRequest
-
-_DATA = ("data", "split", "column", "tokenizer")
-_CHOICES = ("out", "target", "steps", "seed", "device", "threads", "resume", "checkpoint_seconds", "wandb")
-"""Options that a request takes as they are; those that were not given keep the request's defaults."""
+    from spd_tools.training.decompose import DecomposeOutcome
 
 
 def add_commands(commands: Subparsers) -> None:
@@ -25,38 +29,20 @@ def add_commands(commands: Subparsers) -> None:
         "source", nargs="?", metavar="CONFIG.yaml|NAME", help="configuration, folder of a run, or an experiment's name"
     )
     parser.add_argument("--list", action="store_true", help="list the experiments")
-    what = parser.add_argument_group("what (default: what the configuration says)")
-    for name, how in {
-        "--target": {"metavar": "RUN", "help": "the target's run"},
-        "--data": {"metavar": "SOURCE", "help": "hub data set, local parquet, jsonl(.gz) or text, or stories[:SEED]"},
-        "--split": {"metavar": "S"},
-        "--column": {"metavar": "C", "help": "column of the text or of the token ids"},
-        "--tokenizer": {"metavar": "NAME|FILE"},
-        "--steps": {"metavar": "N", "type": positive_int, "help": "of training"},
-        "--seed": {"metavar": "S", "type": non_negative_int},
-    }.items():
-        what.add_argument(name, default=argparse.SUPPRESS, **how)
-    running = parser.add_argument_group("running")
-    for name, how in {
-        "--out": {"metavar": "DIR", "help": "folder of the run (default: one below SPD_OUT_DIR/decompositions)"},
-        "--device": {"metavar": "D", "help": "cpu, cuda or cuda:N (default: CUDA where there is one)"},
-        "--threads": {"metavar": "N", "type": positive_int, "help": "of one process on the CPU"},
-        "--checkpoint-seconds": {
-            "metavar": "S",
-            "type": positive_float,
-            "help": "least time between checkpoints (default 120)",
-        },
-    }.items():
-        running.add_argument(name, default=argparse.SUPPRESS, **how)
-    running.add_argument("--cpu", action="store_const", dest="device", const="cpu", default=argparse.SUPPRESS)
-    running.add_argument(
-        "--n-gpus", type=positive_int, default=1, metavar="G", help="processes, a GPU each (default 1)"
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        default=argparse.SUPPRESS,
+        help="folder of the run (default: one below SPD_OUT_DIR/decompositions)",
     )
-    for name, what_it_does in (
-        ("--resume", "go on from an interrupted training"),
-        ("--wandb", "log to W&B too, as wandb_project of the configuration says"),
-    ):
-        running.add_argument(name, action="store_true", default=argparse.SUPPRESS, help=what_it_does)
+    add_steps_and_seed(parser)
+    add_what(parser)
+    add_running(parser, of="that train together")
+    parser.add_argument(
+        "--resume", action="store_true", default=argparse.SUPPRESS, help="go on from an interrupted training"
+    )
+    add_wandb(parser)
+    add_slurm_options(parser)
 
 
 def _decompose(args: argparse.Namespace) -> None:
@@ -65,23 +51,17 @@ def _decompose(args: argparse.Namespace) -> None:
         return
     if args.source is None:
         raise SpdToolsError("Name a configuration file or an experiment; `spd-tools decompose --list` lists those.")
-    if args.n_gpus > 1 and "WORLD_SIZE" not in os.environ:
-        from spd_tools.training.ranks import start_ranks
+    profile = slurm_profile(args)
+    request = decompose_request(args, args.source)
+    if profile is not None:
+        from spd_tools.launch.training import start_decompose
 
-        report(args, start_ranks(_request(args), args.n_gpus))
+        allow_dirty = getattr(args, "allow_dirty", False)
+        report_queued(args, start_decompose(request, slurm=profile, n_gpus=args.n_gpus, allow_dirty=allow_dirty))
         return
-    from spd_tools.training.decompose import decompose
+    from spd_tools.training.ranks import run_ranks
 
-    report(args, decompose(_request(args)))
-
-
-def _request(args: argparse.Namespace) -> DecomposeRequest:
-    from spd_tools.training.data_sources import DataChoice
-    from spd_tools.training.decompose import DecomposeRequest
-
-    data = DataChoice(**{name: getattr(args, name) for name in _DATA if hasattr(args, name)})
-    chosen = {name: getattr(args, name) for name in _CHOICES if hasattr(args, name)}
-    return DecomposeRequest(source=args.source, data=data, **chosen)
+    _report(args, run_ranks("decompose", request, args.n_gpus))
 
 
 def _list(args: argparse.Namespace) -> None:
@@ -96,8 +76,7 @@ def _list(args: argparse.Namespace) -> None:
         show(f"{name:<{width}}  {found.summary}{needs}")
 
 
-def report(args: argparse.Namespace, outcome: DecomposeOutcome) -> None:
-    """Say what became of a training and what to type next."""
+def _report(args: argparse.Namespace, outcome: DecomposeOutcome) -> None:
     if args.json:
         print_json(outcome)
         return

@@ -155,7 +155,7 @@ def _harvest(args: argparse.Namespace) -> None:
 
 def _launch(args: argparse.Namespace, profile: SlurmProfile | None) -> None:
     """Workers of this machine or of a cluster, then the merge."""
-    from spd_tools.cli.watching import watch
+    from spd_tools.cli.watching import is_queued, watch
     from spd_tools.launch.harvest import start_harvest
 
     n_gpus = args.n_gpus or 1
@@ -173,7 +173,7 @@ def _launch(args: argparse.Namespace, profile: SlurmProfile | None) -> None:
         _report_job(args, watch(job))
         return
     if profile is not None and not args.detach:
-        job = watch(job, _is_queued)
+        job = watch(job, is_queued)
     if args.json:
         print_json(job)
     else:
@@ -190,11 +190,6 @@ def _say_started(job: Job) -> None:
     else:
         where = plural(min(n_workers, len(gpus)), "GPU")
         note(f"{job.id}: {plural(n_workers, 'worker')} on {where}. Ctrl-C cancels; what is saved stays.")
-
-
-def _is_queued(job: Job) -> bool:
-    """Whether SLURM has all that runs there."""
-    return all(task.slurm_id for step in job.steps[-1:] for task in step.tasks)
 
 
 def _report_job(args: argparse.Namespace, job: Job) -> None:

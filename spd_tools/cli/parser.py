@@ -18,6 +18,7 @@ from spd_tools.cli import (
     postprocess,
     pretrain,
     runs,
+    train_sweep,
     transfer,
 )
 from spd_tools.cli.arguments import Parser
@@ -29,7 +30,7 @@ def build_parser() -> Parser:
     parser.set_defaults(json=False)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     at_scale = (interpret, evaluate, postprocess)
-    training = (decompose, pretrain)
+    training = (decompose, train_sweep, pretrain)
     others = (runs, jobs, transfer, mcp, install_claude, machine)
     for group in (harvests, look, experiments, labels, notebook, *at_scale, *training, *others):
         group.add_commands(commands)

@@ -98,23 +98,18 @@ def _show_plan(args: argparse.Namespace, plan: PipelinePlan) -> None:
 
 
 def _follow(args: argparse.Namespace, job: Job, *, slurm: bool) -> None:
-    from spd_tools.cli.watching import watch
+    from spd_tools.cli.watching import is_queued, watch
 
     if not args.detach:
         if not slurm and not args.json:
             note(f"{job.id}: {', '.join(step.name for step in job.steps)}. Ctrl-C cancels; what is saved stays.")
-        job = watch(job, _is_queued if slurm else None)
+        job = watch(job, is_queued if slurm else None)
     if args.json:
         print_json(job)
     elif slurm or args.detach:
         note(f"{job.id} is {'queued' if slurm else 'running'}. Look at it: spd-tools jobs show {job.id}")
     else:
         _report(job)
-
-
-def _is_queued(job: Job) -> bool:
-    """Whether SLURM has all that runs there."""
-    return all(task.slurm_id for task in job.steps[-1].tasks)
 
 
 def _report(job: Job) -> None:

@@ -42,10 +42,15 @@ def watch(job: Job, until: Callable[[Job], bool] | None = None) -> Job:
     return job
 
 
+def is_queued(job: Job) -> bool:
+    """Whether SLURM has all that runs there."""
+    return all(task.slurm_id for step in job.steps[-1:] for task in step.tasks)
+
+
 def ended_badly(job: Job) -> str:
     """A sentence about a job that has not finished."""
     if job.status == "cancelled":
-        return f"{job.id} was cancelled; what it had counted is saved, and `spd-tools jobs retry {job.id}` goes on."
+        return f"{job.id} was cancelled; what it had done is saved, and `spd-tools jobs retry {job.id}` goes on."
     why = (job.error or job.status).rstrip(".")
     more = f"`spd-tools jobs logs {job.id}` says more, `spd-tools jobs retry {job.id}` goes on"
     return f"{job.id} did not finish: {why}; {more}."

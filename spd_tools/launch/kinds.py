@@ -20,6 +20,12 @@ KINDS: dict[str, str] = {
     "harvest-merge": "spd_tools.launch.harvest_tasks:MERGE",
     "interpret": "spd_tools.pipeline.tasks:INTERPRET",
     "evaluate": "spd_tools.pipeline.tasks:EVALUATE",
+    "decompose-prepare": "spd_tools.launch.training_tasks:PREPARE_DECOMPOSITION",
+    "decompose": "spd_tools.launch.training_tasks:DECOMPOSE",
+    "pretrain-prepare": "spd_tools.launch.training_tasks:PREPARE_PRETRAINING",
+    "pretrain": "spd_tools.launch.training_tasks:PRETRAIN",
+    "sweep-prepare": "spd_tools.launch.training_tasks:PREPARE_SWEEP",
+    "sweep-point": "spd_tools.launch.training_tasks:SWEEP_POINT",
 }
 """Name -> module and constant; the module is imported in the task's process only."""
 

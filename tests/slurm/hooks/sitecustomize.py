@@ -2,6 +2,7 @@
 wants them. The code that they run is the real one. Files in SPD_TEST_GATES say what happens:
 
 slow          holds the seconds that every batch of a rank takes which nobody has begun before
+slow-training holds the seconds that every step of a training takes which SLURM has not run again
 hold-RANK     the rank's first attempt stops before the fsync of a segment until the file is gone; it makes holding-RANK
 linger        a process that has nothing more to do ends when the file is gone; it makes lingering
 fail-RANK     holds "raise" or "kill": what the rank does at its first batch
@@ -17,7 +18,7 @@ import time
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-WORKER = "spd_tools.harvest.worker"
+WORKER, TRAINER = "spd_tools.harvest.worker", "spd_tools.training.trainer"
 POLL_SECONDS = 0.05
 GIVE_UP_SECONDS = 300.0
 
@@ -35,12 +36,12 @@ def _wait_while(name: str) -> None:
         time.sleep(POLL_SECONDS)
 
 
-class _WorkerFinder(PathFinder):
-    """Finds the worker's module like everybody else and wraps its ``work``."""
+class _Finder(PathFinder):
+    """Finds the modules of worker and trainer like everybody else and wraps what they do."""
 
     @classmethod
     def find_spec(cls, fullname, path=None, target=None):
-        if fullname != WORKER:
+        if fullname not in (WORKER, TRAINER):
             return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is None or spec.loader is None:
@@ -49,7 +50,10 @@ class _WorkerFinder(PathFinder):
 
         def exec_module(module):
             execute(module)
-            module.work = _gated(module.work)
+            if fullname == WORKER:
+                module.work = _gated(module.work)
+            else:
+                module.Trainer.take_step = _slowed(module.Trainer.take_step)
 
         spec.loader.exec_module = exec_module
         return spec
@@ -71,6 +75,14 @@ def _gated(work):
         return work(plan, rank, rows, run_slowly, **options)
 
     return gated
+
+
+def _slowed(take_step):
+    def slowed(self, step, **options):
+        time.sleep(float(_gate("slow-training") or 0) if os.environ.get("SLURM_RESTART_COUNT", "0") == "0" else 0)
+        return take_step(self, step, **options)
+
+    return slowed
 
 
 def _held(fsync):
@@ -95,5 +107,5 @@ def _linger():
 if "SPD_TEST_GATES" in os.environ:
     if "SLURM_JOB_ID" in os.environ:
         atexit.register(_linger)
-    sys.meta_path.insert(0, _WorkerFinder)
+    sys.meta_path.insert(0, _Finder)
     os.fsync = _held(os.fsync)
