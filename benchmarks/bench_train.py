@@ -228,11 +228,11 @@ def our_logits(model: ComponentModel, config: TrainingConfig, tokens: Tensor, no
     clean = model.clean(tokens)
     lower, upper = causal_importances(model, clean, None, config.sampling)
     distance = distance_to(clean.output, "kl")
-    now = StepPass(model, tokens, distance, lower, upper, noise, step=0, steps=config.steps)
+    this = StepPass(model, tokens, distance, lower, upper, noise, step=0, steps=config.steps)
     found = {}
     for loss, modules in zip(RANDOM, ("subset", "all"), strict=True):
-        route = next(iter(routes(modules, now)))
-        found[loss] = model.masked(tokens, StochasticReconstruction(modules).masks(now, route))
+        route = next(iter(routes(modules, this)))
+        found[loss] = model.masked(tokens, StochasticReconstruction(modules).masks(this, route))
     return found
 
 

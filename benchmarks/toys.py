@@ -53,7 +53,8 @@ def run(name: str, seed: int, threads: int) -> dict[str, Any]:
     return {
         "seed": seed,
         "state": outcome.state,
-        "cpu_seconds": round(time.process_time() - start, 1),
+        # Of a run that was there already, nobody knows.
+        "cpu_seconds": round(time.process_time() - start, 1) if outcome.state == "finished" else None,
         "steps": outcome.steps_done,
         "final": last,
         "curves": {
