@@ -11,7 +11,7 @@ DEV := $(VENV)/.dev-installed
 
 # Two targets would otherwise install into one environment at the same time.
 .NOTPARALLEL:
-.PHONY: demo test test-all clients check format type bench bench-large-vocab bench-scale bench-read bench-mcp bench-llm bench-cost bench-launch clean
+.PHONY: demo test test-all clients check format type bench bench-large-vocab bench-scale bench-read bench-mcp bench-llm bench-cost bench-launch bench-train bench-story story-model clean
 
 demo: $(RUNTIME)
 	$(BIN)/spd-tools demo
@@ -62,6 +62,16 @@ bench-cost: $(DEV)
 
 bench-launch: $(DEV)
 	$(BIN)/python -m benchmarks.bench_launch
+
+bench-train: $(DEV)
+	$(BIN)/python -m benchmarks.bench_train
+
+bench-story: $(DEV)
+	$(BIN)/python -m benchmarks.story_model measure
+
+# Trains the demo's model again: hours, on one core. Interrupted, it goes on.
+story-model: $(DEV)
+	$(BIN)/python -m benchmarks.story_model train
 
 clean:
 	rm -rf $(VENV) tests/clients/node_modules build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

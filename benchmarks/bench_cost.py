@@ -2,7 +2,7 @@
 
     python -m benchmarks.bench_cost [--run RUN --data SOURCE]
 
-Real prompts: those that `interpret` and `evaluate` would send about components of a harvest (the demo's without --run).
+Real prompts: those that `interpret` and `evaluate` would send about components of a harvest (default: of `planted`).
 Nothing is sent. Input tokens: counted by the API where ANTHROPIC_API_KEY is set, else one for every 3 characters of
 system prompt, prompt and schema, which is more than English text has. Output tokens cannot be measured without asking:
 answers as long as prompts and schemas ask for, by the same rule, and an allowance for thinking. Dollars: by the prices
@@ -73,7 +73,7 @@ class Cost:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", default="demo")
+    parser.add_argument("--run", default="planted")
     parser.add_argument("--data")
     parser.add_argument("--n-batches", type=int, default=64, help="of 32 rows; only with --run")
     parser.add_argument("--components", type=int, default=60, help="at most; spread over the densities")
@@ -81,7 +81,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["SPD_OUT_DIR"] = folder
         given = {"data": args.data} if args.data else {}
-        n_batches = None if args.run == "demo" else args.n_batches
+        n_batches = None if args.run == "planted" else args.n_batches
         request = HarvestRequest(run=args.run, n_batches=n_batches, batch_size=32, **given)
         measure(Harvest.open(run_harvest(request).folder), args.components)
 

@@ -2,7 +2,7 @@
 
 Looking things up: on the store of `make bench-scale`, page cache warm. Cold: every call is about another component.
 Load: the MCP Inspector's load mode (ten calls in flight, of one component), where it is installed (`make clients`).
-Probe: the demo, its model loaded, a new text in every call.
+Probe: the planted decomposition, its model loaded, a new text in every call.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main() -> None:
     figures |= loaded()
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(
-            [SERVER[0], "harvest", "demo", "--n-batches", "64", "--batch-size", "32"],
+            [SERVER[0], "harvest", "planted", "--n-batches", "64", "--batch-size", "32"],
             env=os.environ | {"SPD_OUT_DIR": folder},
             check=True,
             stderr=subprocess.DEVNULL,

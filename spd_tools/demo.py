@@ -6,9 +6,9 @@ from spd_tools.harvest import HarvestRequest, run_harvest
 from spd_tools.keys import ComponentKey
 from spd_tools.store.harvest import Harvest
 
-REQUEST = HarvestRequest(run="demo", n_batches=64, batch_size=32)
-COMPONENT = ComponentKey("h.0.mlp.down_proj", 13)
-"""It fires on a category of words, and extremely on a rare member: top examples alone mislead, the regions tell."""
+REQUEST = HarvestRequest(run="demo", n_batches=32, batch_size=32)
+COMPONENT = ComponentKey("h.1.mlp.down_proj", 123)
+"""It fires on "her" and "his" where a relative comes next, and with the other sign before small animals."""
 
 
 def harvest_demo() -> Harvest:

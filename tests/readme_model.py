@@ -1,4 +1,4 @@
-"""Who answers in the README instead of Claude: it knows the demo's rules, labels by them and judges by them."""
+"""Who answers in the README instead of Claude: it knows the planted rules, labels by them and judges by them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from spd_tools.decompositions.planted import load_planted
 
 
 class RuleKnower:
-    """Answers the prompts of `interpret` and `evaluate` about the demo."""
+    """Answers the prompts of `interpret` and `evaluate` about the planted decomposition."""
 
     def __init__(self) -> None:
-        self._decomposition = load_planted(0, run_id="demo")
+        self._decomposition = load_planted()
         self._judge = PlantedJudge(self._decomposition)
 
     def __call__(self, asked: Asked) -> Say:
@@ -24,7 +24,7 @@ class RuleKnower:
         rule = self._decomposition.rules[component[1]]
         return Say(
             {
-                "reasoning": "It is a rule of the demo.",
+                "reasoning": "It is a planted rule.",
                 "input_view": rule.description,
                 "output_view": "",
                 "label": rule.name,

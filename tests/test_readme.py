@@ -23,7 +23,7 @@ from spd_tools.cli.parser import build_parser
 
 REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text()
-BEING_BUILT = {"decompose"}
+BEING_BUILT: set[str] = set()
 """Commands that are not advertised yet."""
 CUT = "…"
 """A line of the README that stands for what was left out."""
@@ -39,6 +39,9 @@ _CHANGING = {
     r"─+": "─",
     r"\s+": " ",
 }
+
+
+_COUNT = re.compile(r"(?<![\w.:])\d[\d,]*(?![\w.:])")
 
 
 @dataclass(frozen=True)
@@ -66,12 +69,25 @@ def commands() -> list[Command]:
 
 MADE_BY_CI = [command for command in commands() if command.line.startswith("make ")]
 TYPED = [command for command in commands() if command not in MADE_BY_CI]
+OF_THE_DEMO = TYPED[: [command.line for command in TYPED].index("export SPD_OUT_DIR=~/known")]
+"""What the README types before it turns to the planted decomposition, whose counts are the same everywhere."""
 
 
 def comparable(line: str) -> str:
     for pattern, replacement in _CHANGING.items():
         line = re.sub(pattern, replacement, line)
     return line.strip()
+
+
+def near(shown: str, printed: str) -> bool:
+    """Whether two comparable lines are equal up to 3 % of their counts: on the last bits of a real model's activations,
+    which differ between machines, hangs what fires."""
+    if _COUNT.sub("#", shown) != _COUNT.sub("#", printed):
+        return False
+    counts = zip(
+        *([int(found.replace(",", "")) for found in _COUNT.findall(line)] for line in (shown, printed)), strict=True
+    )
+    return all(abs(a - b) <= max(2, 0.03 * a) for a, b in counts)
 
 
 def drawn(command: Command, output: str) -> dict[str, str]:
@@ -114,7 +130,9 @@ def typed(home, model):
     for command in TYPED:
         if command.line.startswith("export "):
             name, value = command.line.removeprefix("export ").split("=")
-            environment[name] = value
+            environment[name] = value.replace("~", str(home))
+        if command.line.startswith("unset "):
+            del environment[command.line.removeprefix("unset ")]
         line = command.line
         for old, new in ids.items():
             line = line.replace(old, new)
@@ -139,9 +157,11 @@ def test_a_command_prints_what_the_readme_shows(outputs, command):
     code, output = outputs[command.line]
     assert code == 0, output
     printed = iter([comparable(line) for line in output.splitlines()])
+    alike = near if command in OF_THE_DEMO else str.__eq__
     for line in command.shown:
         if line.strip() not in ("", CUT):
-            assert comparable(line) in printed, f"{line!r} is not there, or not in this order"
+            found = any(alike(comparable(line), other) for other in printed)
+            assert found, f"{line!r} is not there, or not in this order"
 
 
 @pytest.mark.parametrize("line", [line for block in blocks("sh") for line in block.splitlines()])
@@ -158,7 +178,7 @@ def test_what_is_made_is_made_by_ci():
 
 
 def test_python_gives_what_the_readme_shows(outputs, home, monkeypatch):
-    monkeypatch.setenv("SPD_OUT_DIR", str(home / "spd_out"))
+    monkeypatch.setenv("SPD_OUT_DIR", str(home / "known"))
     session = doctest.DocTestParser().get_doctest("".join(blocks("python")), {}, "README.md", "README.md", 0)
     assert session.examples
     report: list[str] = []

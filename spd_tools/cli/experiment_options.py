@@ -42,7 +42,7 @@ def _guide(parser: Parser, command: str) -> str:
     def spelt(name: str) -> str:
         return name.replace("_", "-") if name in GUIDES else options.get(name, name)
 
-    return f"{guide.text(spelt)}\n\nFor example, on the demo:\n\n  {parser.prog} {guide.example}"
+    return f"{guide.text(spelt)}\n\nFor example, on a harvest of `planted`:\n\n  {parser.prog} {guide.example}"
 
 
 def add_plot(parser: Parser, what: str) -> None:

@@ -7,6 +7,9 @@ from pathlib import Path
 from spd_tools.decompositions.base import Decomposition
 from spd_tools.errors import SpdToolsError
 
+DEMO_RUN = Path(__file__).parent.parent / "demo_model"
+"""The SPD run that comes with spd-tools: a small language model of stories."""
+
 
 def load_decomposition(reference: str | Path) -> Decomposition:
     """Load what can be harvested.
@@ -21,16 +24,16 @@ def load_decomposition(reference: str | Path) -> Decomposition:
     text = str(reference)
     name, colon, seed = text.partition(":")
     check_reference(text)
-    if text == "demo" or name == "planted":
+    if name == "planted":
         from spd_tools.decompositions.planted import load_planted
 
-        if text == "demo":
-            return load_planted(0, run_id="demo")
         return load_planted(int(seed) if colon else 0)
 
     from spd_tools.decompositions.spd.loader import load_spd_run
     from spd_tools.decompositions.spd.wandb_runs import WandbRun, fetch_run
 
+    if text == "demo":
+        return load_spd_run(DEMO_RUN, name="demo")
     if run := WandbRun.parse(text):
         return load_spd_run(fetch_run(run), wandb_run=run)
     return load_spd_run(Path(text).expanduser())

@@ -22,7 +22,7 @@ class Guide:
     shows: str
     """What may be concluded, what may not, and what to do next."""
     example: str
-    """Arguments of a command line on the demo, after the command's name."""
+    """Arguments of a command line on a harvest of `planted`, after the command's name."""
 
     def text(self, spelt: Callable[[str], str]) -> str:
         """Two paragraphs; ``spelt``: a name in braces -> what is typed for it."""

@@ -162,7 +162,7 @@ class _Decomposing:
             self.config = parse_training_config(self.raw, request.source)
             self._remark()
             self.loaded = load_target(self.config, self.base)
-            self.model = _build_model(self.config, self.loaded)
+            self.model = build_model(self.config, self.loaded)
             self.batches, data_identity = open_batches(
                 self.config, request.data, self.loaded, base=self.base, world=world
             )
@@ -286,7 +286,12 @@ def _absolute(name: str) -> str:
     return str(path.resolve()) if path.exists() else name
 
 
-def _build_model(config: TrainingConfig, loaded: LoadedTarget) -> ComponentModel:
+def build_model(config: TrainingConfig, loaded: LoadedTarget) -> ComponentModel:
+    """The model before the first step.
+
+    Raises:
+        SpdToolsError: when components, target and init_spd_checkpoint do not fit together.
+    """
     components = locate(loaded.target.module, config.module_info, config.identity_module_info)
     model = ComponentModel(
         target=loaded.target,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from spd_tools.decompositions.resolve import DEMO_RUN
 from spd_tools.errors import SpdToolsError
 from spd_tools.suggest import did_you_mean
 from spd_tools.targets.toys import ResidualMlpConfig, TmsConfig
@@ -265,6 +266,53 @@ def _on_hub(
     )
 
 
+def _story() -> dict[str, Any]:
+    config = _common(
+        [("h.*.mlp.c_fc", 512), ("h.*.mlp.down_proj", 512), *((f"h.*.attn.{name}_proj", 128) for name in "qkvo")],
+        {"mode": "layerwise", "fn_type": "shared_mlp", "hidden_dims": [192]},
+        {
+            "ImportanceMinimalityLoss": {
+                "coeff": 8e-4,
+                "pnorm": 2.0,
+                # Rare components cost less than frequent ones, which makes them components of something.
+                "beta": 1.0,
+                "p_anneal_start_frac": 0.0,
+                "p_anneal_final_p": 0.4,
+                "p_anneal_end_frac": 0.8,
+            },
+            "StochasticReconLoss": {"coeff": 0.5},
+            # Without it masks above the importances do the work, and the importances themselves reproduce nothing.
+            "CIMaskedReconLoss": {"coeff": 0.5},
+            "FaithfulnessLoss": {"coeff": 1e5},
+        },
+    )
+    return config | {
+        "autocast_bf16": False,
+        "output_loss_type": "kl",
+        "lr_schedule": {"start_val": 2e-3, "warmup_pct": 0.02, "fn_type": "cosine", "final_val_frac": 0.05},
+        "steps": 4000,
+        "batch_size": 8,
+        "faithfulness_warmup_steps": 300,
+        "faithfulness_warmup_lr": 0.01,
+        "train_log_freq": 50,
+        "eval_freq": 500,
+        "eval_batch_size": 32,
+        "n_eval_steps": 4,
+        "eval_metric_configs": [{"classname": "CEandKLLosses", "rounding_threshold": 0.0}, {"classname": "CI_L0"}],
+        "pretrained_model_class": "spd.pretrain.models.llama_simple_mlp.LlamaSimpleMLP",
+        "pretrained_model_name": str(DEMO_RUN / "target"),
+        "pretrained_model_output_attr": "idx_0",
+        "tokenizer_name": "target/tokenizer.json",
+        "task_config": {
+            "task_name": "lm",
+            "max_seq_len": 128,
+            "dataset_name": "stories:1",
+            "train_data_split": "train",
+            "eval_data_split": "test",
+        },
+    }
+
+
 _LLAMA_MLP = [("h.*.mlp.c_fc", 512), ("h.*.mlp.down_proj", 512)]
 _LLAMA_GLU = [("h.*.mlp.gate_proj", 512), ("h.*.mlp.up_proj", 512), ("h.*.mlp.down_proj", 512)]
 _SPLIT_ATTENTION = [(f"h.*.attn.{name}_proj", 256) for name in "qkvo"]
@@ -277,6 +325,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "resid_mlp1": _residual_mlp_experiment(1),
     "resid_mlp2": _residual_mlp_experiment(2),
     "resid_mlp3": _residual_mlp_experiment(3),
+    "story": Experiment("the small language model of stories that comes with spd-tools, its demo", _story),
     "ss_llama_simple_mlp": _in_repo("LlamaSimpleMLP", _LLAMA_MLP + _SPLIT_ATTENTION),
     "ss_llama_simple": _in_repo("LlamaSimple", _LLAMA_GLU + _SPLIT_ATTENTION),
     "ss_gpt2_simple": _in_repo("GPT2Simple", _LLAMA_MLP + _SPLIT_ATTENTION),

@@ -2,7 +2,7 @@ import json
 
 import pytest
 import torch
-from demo_store import make_demo
+from planted_store import make_planted
 from reference_store import random_input, write_reference_store
 from tokenizers import Tokenizer, decoders, models
 
@@ -75,18 +75,18 @@ def lettered(add_harvest):
 
 
 @pytest.fixture(scope="session")
-def demo_folder(tmp_path_factory):
-    """An SPD_OUT_DIR with the demo's harvest."""
+def planted_folder(tmp_path_factory):
+    """An SPD_OUT_DIR with the planted decomposition's harvest."""
     folder = tmp_path_factory.mktemp("cli")
-    make_demo(folder)
+    make_planted(folder)
     return folder
 
 
 @pytest.fixture
-def demo(demo_folder, out_dir):
-    """The test's own SPD_OUT_DIR with the demo's harvest, whose model runs, and without notes."""
+def planted(planted_folder, out_dir):
+    """The test's own SPD_OUT_DIR with the planted decomposition's harvest, whose model runs, and without notes."""
     out_dir.mkdir()
-    (out_dir / "harvest").symlink_to(demo_folder / "harvest")
+    (out_dir / "harvest").symlink_to(planted_folder / "harvest")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # batches are small: threads would only wait for each other
     yield out_dir

@@ -5,7 +5,7 @@ from argparse import SUPPRESS
 from typing import Literal, Union, get_args, get_origin
 
 import pytest
-from demo_store import KEY, LABEL, NEGATIVES, OTHER, PARAMETERS, POSITIVES, misses_tools
+from planted_store import KEY, LABEL, NEGATIVES, OTHER, PARAMETERS, POSITIVES, misses_tools
 
 from spd_tools.cli.parser import build_parser
 from spd_tools.experiments import EXPERIMENTS, Subject, experiment, make_request
@@ -81,30 +81,30 @@ def test_defaults_that_the_help_tells_are_those_of_the_request(name):
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_json_is_the_result_of_the_function(demo, run_json, name):
+def test_json_is_the_result_of_the_function(planted, run_json, name):
     found = run_json(command_of(name), KEY, *LINES[name])
-    subject = Subject(open_harvest("demo"))
+    subject = Subject(open_harvest("planted"))
     expected = run_experiment(subject, make_request(name, {"key": KEY, **PARAMETERS[name]}))
     proposal = name == "generate_and_test"  # without near misses
     assert found == expected.model_dump(mode="json", exclude={"id", "kind"} if proposal else None)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_a_page_is_printed_and_nothing_on_stderr(demo, run, name):
+def test_a_page_is_printed_and_nothing_on_stderr(planted, run, name):
     code, out, err = run(command_of(name), KEY, *LINES[name])
     assert (code, err) == (0, "")
     found = re.search(rf"{KEY}.*{name}-[0-9a-f]{{12}}", out)
     assert found if name != "generate_and_test" else not found  # a proposal is no evidence
 
 
-def test_a_proposal_of_near_misses_does_not_look_like_evidence(demo, run):
+def test_a_proposal_of_near_misses_does_not_look_like_evidence(planted, run):
     out = run("generate-and-test", KEY, *LINES["generate_and_test"])[1]
     assert "nothing is stored" in out
     assert "structural" not in out
     assert "generate_and_test-" not in out
 
 
-def test_an_answer_that_was_computed_elsewhere_comes_with_a_remark(demo, run, monkeypatch):
+def test_an_answer_that_was_computed_elsewhere_comes_with_a_remark(planted, run, monkeypatch):
     identity = Subject.identity
 
     def there(subject, request):
@@ -119,7 +119,7 @@ def test_an_answer_that_was_computed_elsewhere_comes_with_a_remark(demo, run, mo
     assert "torch 0.1" in again[2]
 
 
-def test_results_are_stored_with_their_author(demo, run_json, monkeypatch):
+def test_results_are_stored_with_their_author(planted, run_json, monkeypatch):
     monkeypatch.setenv("SPD_TOOLS_AUTHOR", "ann")
     first = run_json("probe", KEY, "the saw sings")
     second = run_json("probe", KEY, "the saw sleeps", "--author", "bob")
@@ -128,7 +128,7 @@ def test_results_are_stored_with_their_author(demo, run_json, monkeypatch):
     assert run_json("evidence", first["id"]) == first
 
 
-def test_tokens_may_be_given_by_id(demo, run_json):
+def test_tokens_may_be_given_by_id(planted, run_json):
     by_text = run_json("sweep", KEY, *LINES["sweep"])
     ids = [token["token_id"] for token in by_text["tokens"]]
     by_id = run_json("sweep", KEY, "--token-id", *ids, "--n-contexts", 8, "--n-controls", 19)
@@ -137,12 +137,12 @@ def test_tokens_may_be_given_by_id(demo, run_json):
 
 
 @pytest.mark.parametrize("name", ["interact", "position", "sweep"])
-def test_a_plot_is_written(demo, run, tmp_path, name):
+def test_a_plot_is_written(planted, run, tmp_path, name):
     assert run(command_of(name), KEY, *LINES[name], "--plot", tmp_path / "plot.png")[0] == 0
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_replay_says_that_it_holds(demo, run, run_json):
+def test_a_replay_says_that_it_holds(planted, run, run_json):
     first = run_json("sweep", KEY, *LINES["sweep"])
     again = run_json("replay", first["id"])
     assert (again["identical"], again["holds"]) == (True, True)
@@ -150,7 +150,7 @@ def test_a_replay_says_that_it_holds(demo, run, run_json):
     assert "equal to the bit" in run("replay", first["id"])[1]
 
 
-def test_a_replay_that_does_not_hold_is_shown_and_fails(demo, run, run_json, monkeypatch):
+def test_a_replay_that_does_not_hold_is_shown_and_fails(planted, run, run_json, monkeypatch):
     first = run_json("sweep", KEY, *LINES["sweep"])
 
     def other(subject, request):
@@ -186,7 +186,7 @@ def test_a_replay_that_does_not_hold_is_shown_and_fails(demo, run, run_json, mon
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else None,
 )
-def test_bad_input_is_one_sentence(demo, run, line, words):
+def test_bad_input_is_one_sentence(planted, run, line, words):
     code, out, err = run(*line)
     assert (code, out) == (1, "")
     assert words in err
@@ -198,11 +198,11 @@ def test_bad_input_is_one_sentence(demo, run, line, words):
     [["probe", KEY], ["sweep", KEY, "--offset", "x"], ["sweep", KEY, "--base", "everywhere"], ["cofiring", KEY]],
     ids=" ".join,
 )
-def test_what_the_parser_refuses_is_exit_code_2(demo, run, line):
+def test_what_the_parser_refuses_is_exit_code_2(planted, run, line):
     assert run(*line)[0] == 2
 
 
-def test_an_unnamed_user_is_asked_for_a_name(demo, run, monkeypatch):
+def test_an_unnamed_user_is_asked_for_a_name(planted, run, monkeypatch):
     def nobody():
         raise KeyError("getpwuid(): uid not found: 4711")
 
@@ -215,7 +215,7 @@ def test_an_unnamed_user_is_asked_for_a_name(demo, run, monkeypatch):
 # --- generate and test ------------------------------------------------------------------------------------------------
 
 
-def test_texts_come_from_a_file_and_from_options(demo, run_json, tmp_path):
+def test_texts_come_from_a_file_and_from_options(planted, run_json, tmp_path):
     file = tmp_path / "texts.yaml"
     texts = 'positives: ["the green «saw» falls"]\nnegatives:\n  - the green «cat» falls\n'
     file.write_text(texts)
@@ -245,7 +245,7 @@ def test_texts_come_from_a_file_and_from_options(demo, run_json, tmp_path):
         ('{"positives": ["a"], "label": ""}', "label does not fit"),
     ],
 )
-def test_a_bad_file_of_texts_is_one_sentence(demo, run, tmp_path, content, words):
+def test_a_bad_file_of_texts_is_one_sentence(planted, run, tmp_path, content, words):
     file = tmp_path / "texts.json"
     file.write_bytes(content.encode(errors="surrogateescape"))
     code, out, err = run("generate-and-test", KEY, "--texts", file)
@@ -254,7 +254,7 @@ def test_a_bad_file_of_texts_is_one_sentence(demo, run, tmp_path, content, words
     assert err.count("\n") == 1
 
 
-def test_one_test_is_of_one_label(demo, run, tmp_path):
+def test_one_test_is_of_one_label(planted, run, tmp_path):
     file = tmp_path / "texts.json"
     file.write_text(json.dumps({"label": "one", "positives": POSITIVES[:2]}))
     code, _, err = run("generate-and-test", KEY, "--texts", file, "--label", "another")
@@ -262,13 +262,13 @@ def test_one_test_is_of_one_label(demo, run, tmp_path):
     assert "leave one of them out" in err
 
 
-def test_a_missing_file_of_texts_is_one_sentence(demo, run, tmp_path):
+def test_a_missing_file_of_texts_is_one_sentence(planted, run, tmp_path):
     code, _, err = run("generate-and-test", KEY, "--texts", tmp_path / "none.json")
     assert code == 1
     assert "No such file" in err
 
 
-def test_texts_that_were_used_are_refused(demo, run, run_json, tmp_path):
+def test_texts_that_were_used_are_refused(planted, run, run_json, tmp_path):
     texts = {"label": LABEL, "positives": POSITIVES[:3], "negatives": NEGATIVES[:2]}
     file = tmp_path / "texts.json"
     file.write_text(json.dumps(texts))
@@ -322,7 +322,7 @@ def test_the_example_of_a_guide_is_understood(name):
 # --- words that the vocabulary lacks ----------------------------------------------------------------------------------
 
 
-def test_words_that_the_vocabulary_lacks_are_named_on_the_page_and_in_the_document(demo, run, run_json):
+def test_words_that_the_vocabulary_lacks_are_named_on_the_page_and_in_the_document(planted, run, run_json):
     line = ("probe", KEY, "the zebra sees a needle", "row:3", "a xylophone zebra")
     page = " ".join(run(*line)[1].split())
     assert "The vocabulary lacks 'zebra', 'xylophone'; the model sees <unk> in their place" in page
@@ -330,19 +330,19 @@ def test_words_that_the_vocabulary_lacks_are_named_on_the_page_and_in_the_docume
     assert "lacks" not in run("probe", KEY, "the needle", "row:3")[1]
 
 
-def test_one_probed_text_is_no_plural(demo, run):
+def test_one_probed_text_is_no_plural(planted, run):
     out = run("probe", KEY, "needle")[1]
     assert "1 text that was typed in" in out
     assert "fires in 1 of 1 text, at 1 of 1 position." in out
 
 
-def test_rows_of_the_harvest_are_not_typed_in(demo, run):
+def test_rows_of_the_harvest_are_not_typed_in(planted, run):
     page = " ".join(run("probe", KEY, "needle", "row:3", "the row: needle")[1].split())
     assert "2 texts that were typed in and 1 row of the harvest" in page
     assert "typed in" not in run("probe", KEY, "row:3", "row:4")[1]
 
 
-def test_enrichment_lists_no_token_on_which_it_never_fired(demo, run, run_json):
+def test_enrichment_lists_no_token_on_which_it_never_fired(planted, run, run_json):
     found = run_json("enrichment", KEY, "--limit", 40)["strongest"]
     silent = {token["text"] for token in found if not token["count"]}
     lines = [line.split() for line in run("enrichment", KEY, "--limit", 40)[1].splitlines()]

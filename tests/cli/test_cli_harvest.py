@@ -27,12 +27,11 @@ def small_planted():
 
 @pytest.fixture(scope="module")
 def prepared(small_planted, tmp_path_factory):
-    """An SPD_OUT_DIR with a harvest of `planted` and the token file of `demo`."""
+    """An SPD_OUT_DIR with a harvest of `planted`."""
     folder = tmp_path_factory.mktemp("prepared")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPD_OUT_DIR", str(folder))
         assert main(["harvest", "planted", *SMALL]) == 0
-        assert main(["prepare", "demo"]) == 0
     return folder
 
 
@@ -44,7 +43,7 @@ def tokens(prepared, out_dir):
 @pytest.fixture
 def planted(prepared, out_dir):
     shutil.copytree(prepared / "harvest", out_dir / "harvest")
-    return open_harvest("planted-0")
+    return open_harvest("planted")
 
 
 def test_harvest_then_overview(planted, run):
@@ -56,7 +55,7 @@ def test_harvest_then_overview(planted, run):
 def test_harvest_says_what_to_type_next_and_prints_no_data(run):
     code, out, err = run("harvest", "planted", *SMALL)
     assert (code, out) == (0, "")
-    assert "spd-tools overview KEY --run planted-0" in err
+    assert "spd-tools overview KEY --run planted" in err
 
 
 def test_a_finished_harvest_is_reported_not_redone(planted, run_json):
@@ -66,18 +65,18 @@ def test_a_finished_harvest_is_reported_not_redone(planted, run_json):
 
 
 def test_a_finished_harvest_is_named_where_a_later_one_would_be_taken_instead(planted, add_harvest, run):
-    hint = "spd-tools overview KEY --run planted-0"
+    hint = "spd-tools overview KEY --run planted"
     assert f"{hint}\n" in run("harvest", "planted", *SMALL)[2]
-    add_harvest("planted-0", "later")
+    add_harvest("planted", "later")
     assert f"{hint} --harvest {planted.harvest_id}\n" in run("harvest", "planted", *SMALL)[2]
-    (add_harvest("planted-0", "unreadable") / "manifest.json").write_text("{")
+    (add_harvest("planted", "unreadable") / "manifest.json").write_text("{")
     assert f"{hint} --harvest {planted.harvest_id}\n" in run("harvest", "planted", *SMALL)[2]
 
 
 def test_ranks_then_merge(run, run_json):
     ranks = [run_json("harvest", "planted", *SMALL, "--world-size", 2, "--rank", rank) for rank in (0, 1)]
     assert [outcome["state"] for outcome in ranks] == ["rank finished"] * 2
-    merged = run_json("merge", "planted-0")
+    merged = run_json("merge", "planted")
     assert merged["state"] == "finished"
     assert merged["n_tokens"] == sum(outcome["n_tokens"] for outcome in ranks)
 
@@ -85,18 +84,19 @@ def test_ranks_then_merge(run, run_json):
 def test_a_finished_rank_says_how_to_merge(run):
     _, _, err = run("harvest", "planted", *SMALL, "--world-size", 2, "--rank", 1)
     assert "Rank 1 of" in err
-    assert "spd-tools merge planted-0" in err
+    assert "spd-tools merge planted" in err
 
 
 def test_a_missing_rank_is_named(run):
     run("harvest", "planted", *SMALL, "--world-size", 2, "--rank", 1)
-    code, _, err = run("merge", "planted-0")
+    code, _, err = run("merge", "planted")
     assert (code, len(err.splitlines())) == (1, 1)
     assert "0" in err
 
 
-def test_the_run_is_found_by_what_was_typed(planted, run, run_json):
-    assert run_json("overview", "h.0.mlp.down_proj:17", "--run", "planted:0")["run_id"] == "planted-0"
+def test_the_run_is_found_by_what_was_typed(small_planted, run, run_json):
+    assert run("harvest", "planted:7", *SMALL)[0] == 0
+    assert run_json("overview", "h.0.mlp.down_proj:17", "--run", "planted:7")["run_id"] == "planted-7"
 
 
 def test_similar_components_of_a_run_that_can_be_loaded(planted, run_json):
@@ -109,7 +109,7 @@ def test_similar_components_of_a_run_that_can_be_loaded(planted, run_json):
 def test_prepare_makes_the_token_file_that_the_harvest_uses(run_json):
     fingerprint = run_json("prepare", "planted")["fingerprint"]
     outcome = run_json("harvest", "planted", *SMALL)
-    assert open_harvest("planted-0", outcome["harvest_id"]).manifest.data.fingerprint == fingerprint
+    assert open_harvest("planted", outcome["harvest_id"]).manifest.data.fingerprint == fingerprint
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_prepare_makes_the_token_file_that_the_harvest_uses(run_json):
         ("harvest", "planted", *SMALL, "--data", "no/such/file.jsonl", "--tokenizer", "no/such/tokenizer.json"),
         ("harvest", "planted", *SMALL, "--threshold", "-1"),
         ("harvest", "planted", *SMALL, "--p-min", "2"),
-        ("merge", "planted-0"),
+        ("merge", "planted"),
         ("prepare", "no/such/run"),
     ],
     ids=" ".join,
@@ -142,11 +142,15 @@ def test_the_demo_is_found_the_second_time(run, run_json):
     assert [entry["state"] for entry in run_json("runs")] == ["finished"]
 
 
-def test_the_demos_component_is_the_tail_marker(run_json):
-    from spd_tools.decompositions.resolve import load_decomposition
+def test_the_demos_component_is_one_for_relatives(run_json):
+    from spd_tools.stories import story_vocabulary
 
     found = run_json("demo")
-    rules = load_decomposition("demo").rules
-    assert rules[found["component"]["key"]].name == "tail-marker"
-    by_name = {region["name"]: region for region in found["regions"]["regions"]}
-    assert by_name["extreme"]["n_distinct_tokens"] == 1 < by_name["below core"]["n_distinct_tokens"]
+    categories = {name: tokens_of(story_vocabulary(), name) for name in ("possessive", "relative")}
+    inputs, outputs = (found[side]["by_recall"]["top"] for side in ("input_tokens", "output_tokens"))
+    assert {score["text"] for score in inputs[:4]} <= categories["possessive"]
+    assert {score["text"] for score in outputs[:5]} <= categories["relative"]
+
+
+def tokens_of(vocabulary, category):
+    return {vocabulary.tokens[token] for token in vocabulary.categories[category]}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from demo_store import KEY, OTHER, open_demo
 from llm.stand_in import KEY as API_KEY
 from llm.stand_in import Asked, Drop, Say, StandIn
+from planted_store import KEY, OTHER, open_planted
 
 from spd_tools.annotations import Annotations
 from spd_tools.llm import Ledger
@@ -34,40 +34,40 @@ def api(monkeypatch):
 
 
 @pytest.fixture
-def notes(demo):
-    return Annotations.of(open_demo(demo))
+def notes(planted):
+    return Annotations.of(open_planted(planted))
 
 
-def test_components_are_labelled(demo, run, notes, api):
-    code, out, err = run("interpret", "demo", "--keys", KEY)
+def test_components_are_labelled(planted, run, notes, api):
+    code, out, err = run("interpret", "planted", "--keys", KEY)
     assert (code, out) == (0, "")
     assert "1 of 1 component was labelled by claude-haiku-5-5, $0.0" in err
-    assert str(demo / "interpret" / "demo" / "results.jsonl") in err.replace("\n", "")
+    assert str(planted / "interpret" / "planted" / "results.jsonl") in err.replace("\n", "")
     assert notes.label(KEY).input_view == ANSWER["input_view"]
 
 
-def test_labels_appear_where_people_look(demo, run, run_json, api):
-    run("interpret", "demo", "--keys", KEY)
+def test_labels_appear_where_people_look(planted, run, run_json, api):
+    run("interpret", "planted", "--keys", KEY)
     assert "[bold]tools" in run("overview", KEY)[1]
     assert [found["key"] for found in run_json("search", "--label", "tools")] == [KEY]
     assert "\x1b[31m" not in run("label", "show", KEY)[1]
 
 
-def test_failures_are_named(demo, run, notes, api):
-    code, _, err = run("interpret", "demo", "--keys", KEY, OTHER)
+def test_failures_are_named(planted, run, notes, api):
+    code, _, err = run("interpret", "planted", "--keys", KEY, OTHER)
     assert code == 0
     assert f"{OTHER} has no label: The answer does not fit the schema" in err
     assert notes.label(OTHER) is None
 
 
-def test_json_is_the_report(demo, run_json, api):
-    report = run_json("interpret", "demo", "--keys", KEY, "--keys", OTHER)
+def test_json_is_the_report(planted, run_json, api):
+    report = run_json("interpret", "planted", "--keys", KEY, "--keys", OTHER)
     assert (report["n_chosen"], report["n_labelled"], report["failures"][0]["key"]) == (2, 1, OTHER)
 
 
-def test_all_options_reach_the_calls(demo, run_json, api):
+def test_all_options_reach_the_calls(planted, run_json, api):
     report = run_json(
-        *("interpret", "demo", "--layer", "h.0.*", "--order", "index", "--limit", 2, "--model", "claude-sonnet-5-5"),
+        *("interpret", "planted", "--layer", "h.0.*", "--order", "index", "--limit", 2, "--model", "claude-sonnet-5-5"),
         *("--prompt", "roles", "--max-concurrent", 3, "--budget", 2.5, "--again"),
     )
     assert (report["n_labelled"], report["labeller"], report["prompt"]) == (2, "claude-sonnet-5-5", "roles")
@@ -75,36 +75,36 @@ def test_all_options_reach_the_calls(demo, run_json, api):
     assert all("both of their roles" in asked.system for asked in api.asked)
 
 
-def test_a_batch_costs_half(demo, run_json, api):
-    single = run_json("interpret", "demo", "--keys", KEY)
-    batch = run_json("interpret", "demo", "--keys", KEY, "--prompt", "roles", "--batch")
+def test_a_batch_costs_half(planted, run_json, api):
+    single = run_json("interpret", "planted", "--keys", KEY)
+    batch = run_json("interpret", "planted", "--keys", KEY, "--prompt", "roles", "--batch")
     assert (len(api.asked), len(api.batches), batch["n_labelled"]) == (1, 1, 1)
     assert batch["dollars"] < 0.75 * single["dollars"]
 
 
-def test_the_budget_is_said_to_have_ended(demo, run, api):
-    code, _, err = run("interpret", "demo", "--budget", 0.0001)
+def test_the_budget_is_said_to_have_ended(planted, run, api):
+    code, _, err = run("interpret", "planted", "--budget", 0.0001)
     assert code == 0
     assert "were not asked about. Not sent: it might have crossed the budget" in err
     assert api.asked == []
 
 
-def test_an_estimate_asks_nothing(demo, run, run_json, api):
-    out = run("interpret", "demo", "--limit", 3, "--estimate")[1]
+def test_an_estimate_asks_nothing(planted, run, run_json, api):
+    out = run("interpret", "planted", "--limit", 3, "--estimate")[1]
     assert out.startswith("3 calls, by a sample of 3")
     assert "as the API counts them" in out
-    document = run_json("interpret", "demo", "--limit", 3, "--estimate")
+    document = run_json("interpret", "planted", "--limit", 3, "--estimate")
     assert (document["n_calls"], api.asked) == (3, [])
 
 
-def test_nothing_is_left_to_estimate(demo, run, api):
-    run("interpret", "demo", "--keys", KEY)
-    assert run("interpret", "demo", "--keys", KEY, "--estimate")[2] == "There is nothing left to ask.\n"
+def test_nothing_is_left_to_estimate(planted, run, api):
+    run("interpret", "planted", "--keys", KEY)
+    assert run("interpret", "planted", "--keys", KEY, "--estimate")[2] == "There is nothing left to ask.\n"
 
 
-def test_the_baseline_needs_no_key(demo, run, notes, monkeypatch):
+def test_the_baseline_needs_no_key(planted, run, notes, monkeypatch):
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
-    code, _, err = run("interpret", "demo", "--baseline", "--keys", KEY)
+    code, _, err = run("interpret", "planted", "--baseline", "--keys", KEY)
     assert code == 0
     assert "1 of 1 component was labelled by top-tokens." in err
     assert notes.label(KEY).author == "top-tokens"
@@ -122,17 +122,17 @@ def test_the_baseline_needs_no_key(demo, run, notes, monkeypatch):
         (["--max-concurrent", "100000"], "choose from 1 to"),
     ],
 )
-def test_what_does_not_fit_is_said_in_a_sentence(demo, run, api, options, said):
-    code, out, err = run("interpret", "demo", *options)
+def test_what_does_not_fit_is_said_in_a_sentence(planted, run, api, options, said):
+    code, out, err = run("interpret", "planted", *options)
     assert (code, out) == (1, "")
     assert said in err
     assert "Traceback" not in err
     assert api.asked == []
 
 
-def test_without_a_key_it_says_which_variable(demo, run, monkeypatch):
+def test_without_a_key_it_says_which_variable(planted, run, monkeypatch):
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
-    code, _, err = run("interpret", "demo", "--keys", KEY)
+    code, _, err = run("interpret", "planted", "--keys", KEY)
     assert code == 1
     assert "ANTHROPIC_API_KEY" in err
 
@@ -140,46 +140,48 @@ def test_without_a_key_it_says_which_variable(demo, run, monkeypatch):
 @pytest.mark.parametrize(
     "options", [["--limit", "0"], ["--prompt", "x"], ["--estimate", "--baseline"], ["--budget", "-1"]]
 )
-def test_the_parser_refuses(demo, run, options):
-    assert run("interpret", "demo", *options)[0] == 2
+def test_the_parser_refuses(planted, run, options):
+    assert run("interpret", "planted", *options)[0] == 2
 
 
-def test_the_key_is_written_nowhere(demo, run, api):
-    _, out, err = run("interpret", "demo", "--keys", KEY)
+def test_the_key_is_written_nowhere(planted, run, api):
+    _, out, err = run("interpret", "planted", "--keys", KEY)
     assert API_KEY not in out + err
-    files = [path for folder in ("annotations", "interpret") for path in (demo / folder).rglob("*") if path.is_file()]
+    files = [
+        path for folder in ("annotations", "interpret") for path in (planted / folder).rglob("*") if path.is_file()
+    ]
     assert {path.suffix for path in files} == {".sqlite", ".lock", ".jsonl"}
     assert all(API_KEY.encode() not in path.read_bytes() for path in files)
 
 
-def test_what_was_paid_is_in_the_ledger(demo, run_json, notes, api):
-    report = run_json("interpret", "demo", "--keys", KEY, OTHER)
-    harvest = open_demo(demo)
+def test_what_was_paid_is_in_the_ledger(planted, run_json, notes, api):
+    report = run_json("interpret", "planted", "--keys", KEY, OTHER)
+    harvest = open_planted(planted)
     ledger = Ledger.open(harvest.run_id, harvest.manifest.decomposition.fingerprint)
     assert report["dollars"] == pytest.approx(ledger.spending("interpret claude-haiku-5-5 detects").dollars)
     assert {call.purpose for call in ledger.calls()} == {"label"}
     assert json.loads(next(call.answer for call in ledger.calls() if call.answer)) == ANSWER
 
 
-def test_an_interrupted_batch_can_be_given_up(demo, run, notes, api):
+def test_an_interrupted_batch_can_be_given_up(planted, run, notes, api):
     api.on_batch = lambda n: Drop() if n == 0 else None
-    code, _, err = run("interpret", "demo", "--keys", KEY, "--batch")
+    code, _, err = run("interpret", "planted", "--keys", KEY, "--batch")
     assert code == 1
     name = "".join(err.splitlines()).split("--abandon-batch ")[1].strip().rstrip(".")
-    code, _, err = run("interpret", "demo", "--keys", KEY, "--batch", "--abandon-batch", name)
+    code, _, err = run("interpret", "planted", "--keys", KEY, "--batch", "--abandon-batch", name)
     assert (code, len(api.batches)) == (0, 1), err
     assert notes.label(KEY) is not None
 
 
 @pytest.mark.parametrize("option", [("--abandon-batch", "b-1"), ("--adopt-batch", "b-1=msgbatch_1")])
-def test_a_batch_that_was_never_intended_is_refused(demo, run, api, option):
-    code, _, err = run("interpret", "demo", "--keys", KEY, "--batch", *option)
+def test_a_batch_that_was_never_intended_is_refused(planted, run, api, option):
+    code, _, err = run("interpret", "planted", "--keys", KEY, "--batch", *option)
     assert (code, len(err.strip().splitlines())) == (1, 1)
     assert "b-1" in err
     assert not api.batches
 
 
-def test_an_adopted_batch_has_an_id(demo, run, api):
-    code, _, err = run("interpret", "demo", "--keys", KEY, "--adopt-batch", "b-1")
+def test_an_adopted_batch_has_an_id(planted, run, api):
+    code, _, err = run("interpret", "planted", "--keys", KEY, "--adopt-batch", "b-1")
     assert code == 2
     assert "'b-1' is not INTENT=ID" in err

@@ -18,13 +18,13 @@ def job_folder(executor="local"):
         id=ID,
         kind="harvest",
         subject="demo\x1b[31m",
-        request={"run": "demo"},
+        request={"run": "planted"},
         executor=executor,
         cwd="/",
         created=1e9,
         version="1",
     )
-    steps = harvest_steps(HarvestRequest(run="demo", n_batches=4, batch_size=1, world_size=2))
+    steps = harvest_steps(HarvestRequest(run="planted", n_batches=4, batch_size=1, world_size=2))
     folder = JobFolder.create(request, Graph(steps=steps))
     folder.submit(executor, {step.name: step.ranks for step in steps})
     return folder
@@ -40,7 +40,7 @@ def task(folder, step, rank, **changes):
 def job(out_dir):
     """A job of which one rank failed; what it says and printed is hostile."""
     folder = job_folder()
-    task(folder, "prepare", 0, status="finished", result={"run_id": "demo"})
+    task(folder, "prepare", 0, status="finished", result={"run_id": "planted"})
     task(folder, "workers", 0, status="finished", done=1000, total=1000, unit="batches")
     task(folder, "workers", 1, status="failed", done=7, total=1000, unit="batches", error="The disk is full\x9b.")
     folder.log("workers", 1).write_bytes(b"one\n\x1b[2Jtwo\n")
@@ -68,7 +68,7 @@ def test_a_job_is_shown_rank_by_rank_with_its_error_and_the_end_of_its_log(job, 
 
 
 def test_every_step_says_what_came_of_it(job, run):
-    result = {"run_id": "demo", "n_scored": 1200, "failed": 0, "unscored": {"no text": 3}, "not_sent": None}
+    result = {"run_id": "planted", "n_scored": 1200, "failed": 0, "unscored": {"no text": 3}, "not_sent": None}
     task(job, "merge", 0, status="finished", result=result)
     lines = [line.split() for line in run("jobs", "show", ID)[1].split("Result of merge")[1].splitlines()]
     assert ["scored", "1,200"] in lines
@@ -135,11 +135,11 @@ def test_a_watched_job_is_reported_like_any_harvest(run, monkeypatch):
     from spd_tools.launch import control
 
     def do_it(job, number):
-        result = {"run_id": "planted-0", "harvest_id": "abc", "already_finished": False}
+        result = {"run_id": "planted", "harvest_id": "abc", "already_finished": False}
         task(job, "prepare", 0, status="finished", result=result)
         for rank in (0, 1):
             task(job, "workers", rank, status="finished", result={})
-        merged = {"run_id": "planted-0", "harvest_id": "abc", "folder": "/there", "n_tokens": 64}
+        merged = {"run_id": "planted", "harvest_id": "abc", "folder": "/there", "n_tokens": 64}
         task(job, "merge", 0, status="finished", result=merged)
 
     monkeypatch.setattr(control, "_start_scheduler", do_it)

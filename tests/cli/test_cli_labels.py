@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from demo_store import KEY, LABEL, NEGATIVES, OTHER, POSITIVES, misses_tools
+from planted_store import KEY, LABEL, NEGATIVES, OTHER, POSITIVES, misses_tools
 
 from spd_tools.annotations import Annotations, LabelDraft
 from spd_tools.store.reader import open_harvest
@@ -15,8 +15,8 @@ def author(monkeypatch):
 
 
 @pytest.fixture
-def notes(demo):
-    return Annotations.of(open_harvest("demo"))
+def notes(planted):
+    return Annotations.of(open_harvest("planted"))
 
 
 def label(notes, key=KEY, input_view="fires on tools", author="ann", **more):
@@ -37,7 +37,7 @@ def generated(run_json, tmp_path):
 # --- from a probe to a supported label --------------------------------------------------------------------------------
 
 
-def test_an_investigation_ends_in_a_supported_label(demo, run, run_json, tmp_path):
+def test_an_investigation_ends_in_a_supported_label(planted, run, run_json, tmp_path):
     first = run_json("hypothesis", "add", KEY, "fires on tool words", "--confidence", 0.6)
     second = run_json("hypothesis", "add", KEY, "fires after an article", "--confidence", 0.4)
     assert run_json("triage", KEY)["verdict"] == "worth it"
@@ -56,7 +56,7 @@ def test_an_investigation_ends_in_a_supported_label(demo, run, run_json, tmp_pat
     assert "any tool word" in run("overview", KEY)[1].splitlines()[1]
 
 
-def test_a_label_without_an_intervention_stays_a_draft_and_says_what_is_missing(demo, run, run_json, tmp_path):
+def test_a_label_without_an_intervention_stays_a_draft_and_says_what_is_missing(planted, run, run_json, tmp_path):
     probe = run_json("probe", KEY, "the rope waits")["id"]
     tested = generated(run_json, tmp_path)
     code, out, err = run(
@@ -69,7 +69,7 @@ def test_a_label_without_an_intervention_stays_a_draft_and_says_what_is_missing(
     assert run_json("label", "show", KEY)["status"] == "draft"
 
 
-def test_a_label_in_other_words_than_were_tested_stays_a_draft(demo, run_json, tmp_path):
+def test_a_label_in_other_words_than_were_tested_stays_a_draft(planted, run_json, tmp_path):
     sweep = run_json("sweep", KEY, "--token", "saw", "drill", "knife")["id"]
     tested = generated(run_json, tmp_path)
     evidence = ("--wants", "supported", "--evidence", sweep, tested)
@@ -78,7 +78,7 @@ def test_a_label_in_other_words_than_were_tested_stays_a_draft(demo, run_json, t
     assert run_json("label", "set", KEY, "--input-view", f" {LABEL.upper()}", *evidence)["label"]["missing"] == []
 
 
-def test_evidence_about_another_component_is_refused(demo, run, run_json):
+def test_evidence_about_another_component_is_refused(planted, run, run_json):
     probe = run_json("probe", OTHER, "the saw sings")["id"]
     code, out, err = run("label", "set", KEY, "--input-view", "x", "--evidence", probe)
     assert (code, out) == (1, "")
@@ -86,8 +86,8 @@ def test_evidence_about_another_component_is_refused(demo, run, run_json):
     assert run_json("label", "show", KEY) is None
 
 
-def test_annotations_of_another_decomposition_are_refused(demo, run):
-    Annotations.open("demo", "another").add_log("x", author="a")
+def test_annotations_of_another_decomposition_are_refused(planted, run):
+    Annotations.open("planted", "another").add_log("x", author="a")
     for line in (["label", "show"], ["probe", KEY, "the saw sings"], ["search", "--label", "x"]):
         code, out, err = run(*line)
         assert (code, out) == (1, "")
@@ -95,9 +95,9 @@ def test_annotations_of_another_decomposition_are_refused(demo, run):
         assert err.count("\n") == 1
 
 
-def test_an_overview_is_shown_without_a_label_that_cannot_be_read(demo, run):
+def test_an_overview_is_shown_without_a_label_that_cannot_be_read(planted, run):
     without = run("overview", KEY)[1]
-    Annotations.open("demo", "another").add_log("x", author="a")
+    Annotations.open("planted", "another").add_log("x", author="a")
     code, out, err = run("overview", KEY)
     assert (code, out) == (0, without)
     assert "another" in err
@@ -106,7 +106,7 @@ def test_an_overview_is_shown_without_a_label_that_cannot_be_read(demo, run):
 # --- labels -----------------------------------------------------------------------------------------------------------
 
 
-def test_all_fields_of_a_label_are_options(demo, run_json):
+def test_all_fields_of_a_label_are_options(planted, run_json):
     written = run_json(
         *("label", "set", KEY, "--input-view", "i", "--output-view", "o", "--output-effect", "raises"),
         *("--category", "c", "--confidence", 0.5, "--notes", "n", "--ruled-out", "r1", "r2", "--ruled-out", "r3"),
@@ -126,7 +126,7 @@ def test_all_fields_of_a_label_are_options(demo, run_json):
     assert (written["author"], written["status"], written["version"]) == ("bob", "rejected", 1)
 
 
-def test_history_shows_every_version(demo, run, run_json, notes):
+def test_history_shows_every_version(planted, run, run_json, notes):
     label(notes)
     label(notes, input_view="fires on saws")
     assert [version["input_view"] for version in run_json("label", "history", KEY)] == [
@@ -137,14 +137,14 @@ def test_history_shows_every_version(demo, run, run_json, notes):
     assert out.index("fires on tools") < out.index("fires on saws")
 
 
-def test_labels_are_listed_by_status(demo, run_json, notes):
+def test_labels_are_listed_by_status(planted, run_json, notes):
     label(notes)
     label(notes, OTHER, wants="rejected")
     assert [found["key"] for found in run_json("label", "show")] == [OTHER, KEY]
     assert [found["key"] for found in run_json("label", "show", "--status", "draft")] == [KEY]
 
 
-def test_labels_are_found_by_their_words(demo, run, run_json, notes):
+def test_labels_are_found_by_their_words(planted, run, run_json, notes):
     label(notes)
     label(notes, OTHER, "fires on colours")
     assert [found["key"] for found in run_json("label", "search", "tool", "fires")] == [KEY]
@@ -155,26 +155,26 @@ def test_labels_are_found_by_their_words(demo, run, run_json, notes):
 
 
 @pytest.mark.parametrize("more", [["--token", "saw"], ["--layer", "h.0.*"], ["--sort", "density"], ["--ascending"]])
-def test_a_search_by_label_takes_no_other_condition(demo, run, more):
+def test_a_search_by_label_takes_no_other_condition(planted, run, more):
     code, _, err = run("search", "--label", "tool", *more)
     assert code == 1
     assert "leave those out" in err
 
 
-def test_a_written_name_makes_a_write_happen_once(demo, run_json):
+def test_a_written_name_makes_a_write_happen_once(planted, run_json):
     once = ["label", "set", KEY, "--input-view", "x", "--idempotency-key", "k"]
     assert run_json(*once) == run_json(*once)
     assert len(run_json("label", "history", KEY)) == 1
 
 
-def test_disputes_are_shown(demo, run, run_json, notes):
+def test_disputes_are_shown(planted, run, run_json, notes):
     assert run("label", "disputed")[2] == "Nothing is disputed.\n"
     label(notes, wants="rejected")
     assert [found["key"] for found in run_json("label", "disputed")] == [KEY]
     assert KEY in run("label", "disputed")[1]
 
 
-def test_components_are_claimed_renewed_and_released(demo, run, run_json):
+def test_components_are_claimed_renewed_and_released(planted, run, run_json):
     queue = [item["key"] for item in run_json("label", "queue", "--limit", 3)]
     leases = run_json("label", "claim", "--n", 2)
     assert [lease["key"] for lease in leases] == queue[:2]
@@ -186,7 +186,7 @@ def test_components_are_claimed_renewed_and_released(demo, run, run_json):
     assert run_json("label", "claim")[0]["key"] == queue[0]
 
 
-def test_exports_are_imported_again(demo, run, run_json, notes, tmp_path):
+def test_exports_are_imported_again(planted, run, run_json, notes, tmp_path):
     label(notes)
     file = tmp_path / "notes.jsonl"
     assert run_json("label", "export", file)["records"] == 1
@@ -196,7 +196,7 @@ def test_exports_are_imported_again(demo, run, run_json, notes, tmp_path):
     assert run("label", "import", file)[2] == "Imported: nothing.\n"
 
 
-def test_neuronpedia_explanations_go_out_and_in(demo, run_json, notes, tmp_path):
+def test_neuronpedia_explanations_go_out_and_in(planted, run_json, notes, tmp_path):
     label(notes)
     file = tmp_path / "explanations.jsonl"
     assert run_json("label", "export", file, "--format", "neuronpedia", "--model-id", "m")["records"] == 1
@@ -208,7 +208,7 @@ def test_neuronpedia_explanations_go_out_and_in(demo, run_json, notes, tmp_path)
 # --- the notebook -----------------------------------------------------------------------------------------------------
 
 
-def test_the_research_log_is_read_in_order(demo, run, run_json):
+def test_the_research_log_is_read_in_order(planted, run, run_json):
     run_json("log", "write", "first")
     entry = run_json("log", "write", "second", "--key", KEY)
     assert [found["text"] for found in run_json("log", "read")] == ["first", "second"]
@@ -217,14 +217,14 @@ def test_the_research_log_is_read_in_order(demo, run, run_json):
     assert out.index("first") < out.index("second")
 
 
-def test_a_hypothesis_is_not_supported_by_nothing(demo, run, run_json):
+def test_a_hypothesis_is_not_supported_by_nothing(planted, run, run_json):
     made = run_json("hypothesis", "add", KEY, "fires on tools", "--confidence", 0.5)
     code, out, err = run("hypothesis", "update", made["id"], "--status", "supported", "--note", "surely")
     assert (code, out) == (1, "")
     assert "cites no evidence" in err
 
 
-def test_a_hypothesis_keeps_its_history(demo, run_json):
+def test_a_hypothesis_keeps_its_history(planted, run_json):
     made = run_json("hypothesis", "add", KEY, "fires on tools", "--confidence", 0.5)
     run_json("hypothesis", "update", made["id"], "--confidence", 0.8, "--note", "probe")
     versions = run_json("hypothesis", "history", made["id"])
@@ -232,9 +232,9 @@ def test_a_hypothesis_keeps_its_history(demo, run_json):
     assert run_json("hypothesis", "list", "--status", "rejected") == []
 
 
-def test_evidence_of_another_harvest_says_so(demo, run, run_json):
+def test_evidence_of_another_harvest_says_so(planted, run, run_json):
     probe = run_json("probe", KEY, "the rope waits")["id"]
-    harvest = open_harvest("demo")
+    harvest = open_harvest("planted")
     assert harvest.harvest_id not in run("evidence", KEY)[1]
     notes = Annotations.of(harvest)
     result = notes.evidence(probe).result
@@ -245,7 +245,7 @@ def test_evidence_of_another_harvest_says_so(demo, run, run_json):
     assert harvest.harvest_id in next(line for line in lines if probe in line)
 
 
-def test_evidence_is_listed_with_p_values_corrected_for_everything_tried(demo, run, run_json):
+def test_evidence_is_listed_with_p_values_corrected_for_everything_tried(planted, run, run_json):
     for seed in (0, 1):
         run_json("sweep", KEY, "--token", "needle", "--n-contexts", 16, "--seed", seed)
     found = run_json("evidence", KEY, "--experiment", "sweep", "--limit", 1)
@@ -269,11 +269,11 @@ def test_evidence_is_listed_with_p_values_corrected_for_everything_tried(demo, r
     ],
     ids=" ".join,
 )
-def test_where_nothing_is_written_yet_a_remark_says_so_and_no_file_appears(demo, run, line):
+def test_where_nothing_is_written_yet_a_remark_says_so_and_no_file_appears(planted, run, line):
     code, out, err = run(*line)
     assert (code, out) == (0, "")
     assert err.count("\n") == 1
-    assert not (demo / "annotations").exists()
+    assert not (planted / "annotations").exists()
 
 
 @pytest.mark.parametrize(
@@ -294,14 +294,14 @@ def test_where_nothing_is_written_yet_a_remark_says_so_and_no_file_appears(demo,
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else None,
 )
-def test_bad_input_is_one_sentence(demo, run, line, words):
+def test_bad_input_is_one_sentence(planted, run, line, words):
     code, out, err = run(*line)
     assert (code, out) == (1, "")
     assert words in err
     assert err.count("\n") == 1
 
 
-def test_hostile_text_is_stored_as_it_is_and_shown_inert(demo, run, run_json):
+def test_hostile_text_is_stored_as_it_is_and_shown_inert(planted, run, run_json):
     run_json("label", "set", KEY, "--input-view", HOSTILE, "--notes", HOSTILE, "--ruled-out", HOSTILE)
     run_json("hypothesis", "add", KEY, HOSTILE, "--confidence", 0.5)
     run_json("log", "write", HOSTILE)

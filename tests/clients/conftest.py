@@ -1,4 +1,4 @@
-"""A harvested demo, clients with a home, and a server to call."""
+"""The planted decomposition harvested, clients with a home, and a server to call."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def clients() -> None:
 
 @pytest.fixture(scope="session")
 def harvested(clients: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An SPD_OUT_DIR with a harvest of the demo; not to be written."""
+    """An SPD_OUT_DIR with a harvest of the planted decomposition; not to be written."""
     folder = tmp_path_factory.mktemp("harvested")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPD_OUT_DIR", str(folder))
@@ -33,20 +33,20 @@ def harvested(clients: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def home(tmp_path: Path, out_dir: Path, harvested: Path) -> Home:
-    """A client's home with a harvested demo of its own."""
+    """A client's home with a harvest of the planted decomposition of its own."""
     shutil.copytree(harvested, out_dir)
     return Home(tmp_path / "home", out_dir)
 
 
 @pytest.fixture
 def checkout(tmp_path: Path, home: Home) -> Place:
-    """A checkout with a harvested demo of its own."""
+    """A checkout with a harvest of the planted decomposition of its own."""
     return in_a_checkout(tmp_path, home.out_dir)
 
 
 @pytest.fixture(scope="module")
 def http_url(harvested: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a server on loopback with a harvested demo of its own."""
+    """Address of a server on loopback with a harvest of the planted decomposition of its own."""
     out_dir = tmp_path_factory.mktemp("served") / "spd_out"
     shutil.copytree(harvested, out_dir)
     environment = os.environ | {"SPD_OUT_DIR": str(out_dir), "OMP_NUM_THREADS": "1"}

@@ -1,4 +1,4 @@
-"""An investigation of one component of the demo, as a scripted assistant does it.
+"""An investigation of one component of the planted decomposition, as a scripted assistant does it.
 
 The component fires on instruments unless a colour came within the three tokens before. The assistant knows the
 protocol, the language of the texts and what it suspects; ids and trigger tokens it reads off the tools' answers.
@@ -14,7 +14,7 @@ from messages_api import Answer, Call, Conversation, Step
 
 from spd_tools.harvest import HarvestRequest
 
-HARVEST = HarvestRequest(run="demo", n_batches=16, batch_size=32)
+HARVEST = HarvestRequest(run="planted", n_batches=16, batch_size=32)
 KEY = "h.0.mlp.down_proj:21"
 COLOURS = ("white", "black", "green", "blue", "brown", "grey", "red", "yellow")
 REACH = 3

@@ -35,14 +35,14 @@ def test_without_an_intervention_the_label_stays_a_draft(investigate):
     answer = investigate(without_intervention()).conversations[-1].last("label")
     assert "Stored as a draft" in answer.text
     assert "no experiment in which something was changed" in answer.text
-    label = Investigation(open_harvest("demo")).notes.label(KEY)
+    label = Investigation(open_harvest("planted")).notes.label(KEY)
     assert label is not None
     assert label.status == "draft"
 
 
 def test_subagents_investigate_several_components_with_the_same_skill_and_tools(checkout):
     keys = [KEY, "h.0.mlp.down_proj:13"]
-    tasks = {key: f"Use the skill investigate on {key} of demo" for key in keys}
+    tasks = {key: f"Use the skill investigate on {key} of planted" for key in keys}
 
     def delegate(_):
         start = {"subagent_type": "general-purpose", "description": "one component"}
@@ -50,7 +50,7 @@ def test_subagents_investigate_several_components_with_the_same_skill_and_tools(
 
     def subagent(key):
         return [
-            lambda _: [Call("Skill", {"skill": "investigate", "args": f"{key} demo"})],
+            lambda _: [Call("Skill", {"skill": "investigate", "args": f"{key} planted"})],
             lambda _: [Call("overview", {"key": key}), Call("label", {"action": "show", "key": key})],
             lambda _: "Looked at.",
         ]

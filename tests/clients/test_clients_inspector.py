@@ -80,7 +80,7 @@ def test_evidence_is_replayed_over_the_wire(call):
 
 
 def test_a_harvest_is_started_and_watched_to_its_end(call):
-    started = call("harvest_start", {"reference": "demo", "n_batches": HARVEST.n_batches, "batch_size": 32})
+    started = call("harvest_start", {"reference": "planted", "n_batches": HARVEST.n_batches, "batch_size": 32})
     [job] = re.findall(r"job_id=([\w-]+)", started)
     while re.search(r": (pending|running) ", status := call("job_status", {"job_id": job})):
         pass

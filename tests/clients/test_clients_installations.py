@@ -49,7 +49,7 @@ def walk(place):
 @pytest.fixture
 def investigation(place: Place, monkeypatch):
     monkeypatch.setenv("SPD_OUT_DIR", str(place.home.out_dir))
-    return Investigation(open_harvest("demo"))
+    return Investigation(open_harvest("planted"))
 
 
 def test_no_tool_fails_on_the_way(walk):

@@ -254,10 +254,8 @@ def test_a_seed_gives_the_same_decomposition_again(planted):
 
 
 def test_names_and_defaults(planted):
-    assert (planted.run_id, planted.reference) == ("planted-0", "planted:0")
+    assert (planted.run_id, planted.reference) == ("planted", "planted")
     assert load_planted(4).reference == "planted:4"
-    demo = load_planted(run_id="demo")
-    assert (demo.run_id, demo.reference, demo.fingerprint) == ("demo", "demo", planted.fingerprint)
     assert planted.kinds == (GATING, RANKING)
     assert planted.training_data is not None
     assert planted.training_data.dataset == "planted:0"
@@ -272,7 +270,7 @@ def test_names_and_defaults(planted):
         (lambda d, x: d.run(x, masks={LAST: torch.ones(2, 2)}), "mask of layer h.1.mlp.down_proj has the shape"),
         (lambda d, x: d.run(x, clamp={f"{LAST}:900": 1.0}), "there is no component h.1.mlp.down_proj:900"),
         (lambda d, x: d.run(x, clamp={f"{LAST}:0": torch.ones(3)}), "clamp of h.1.mlp.down_proj:0 has the shape"),
-        (lambda d, x: d(x[0]), "do not fit planted-0"),
+        (lambda d, x: d(x[0]), "do not fit planted"),
         (lambda d, x: d(torch.zeros(1, 65, dtype=torch.int64)), "seq up to 64"),
         (lambda d, x: d(x.float()), "whole numbers"),
         (lambda d, x: d(x + 1000), "vocabulary has the ids"),

@@ -9,6 +9,7 @@ from spd_run_builder import small_run
 import spd_tools
 from spd_tools.decompositions.resolve import foreign_format, load_decomposition
 from spd_tools.errors import SpdToolsError
+from spd_tools.stories import story_vocabulary
 
 FOREIGN = {
     "SAELens": ["cfg.json", "sae_weights.safetensors"],
@@ -45,11 +46,23 @@ def test_the_home_folder_is_expanded(tmp_path, monkeypatch):
     assert load_decomposition("~/run").reference == str(folder)
 
 
-def test_planted_and_demo():
-    demo, planted, seventh = load_decomposition("demo"), load_decomposition("planted"), load_decomposition("planted:7")
-    assert demo.run_id == "demo"
-    assert planted.fingerprint == demo.fingerprint
+def test_planted_is_seed_0():
+    planted, again, seventh = map(load_decomposition, ("planted", "planted:0", "planted:7"))
+    assert planted.fingerprint == again.fingerprint
     assert seventh.fingerprint != planted.fingerprint
+
+
+def test_the_demo_is_known_by_its_name():
+    demo = load_decomposition("demo")
+    assert (demo.run_id, demo.reference) == ("demo", "demo")
+
+
+def test_the_demo_reads_stories():
+    demo = load_decomposition("demo")
+    assert demo.training_data is not None
+    assert (demo.training_data.dataset, demo.training_data.tokenizer) == ("stories:1", None)
+    assert demo.vocab_size == len(story_vocabulary())
+    assert demo.tokenizer.get_vocab() == story_vocabulary().ids
 
 
 @pytest.mark.parametrize("text", ["planted:", "planted:x", "planted:-1", "planted:1.5"])

@@ -24,6 +24,6 @@ def planted(tmp_path_factory) -> Planted:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPD_OUT_DIR", str(tmp_path_factory.mktemp("planted")))
         patch.setattr(pipeline, "PLANTED_ROWS", 2048)
-        request = HarvestRequest(run="planted:0", n_batches=None, batch_size=512, seq_len=32)
+        request = HarvestRequest(run="planted", n_batches=None, batch_size=512, seq_len=32)
         harvest = Harvest.open(run_harvest(request, progress=False).folder)
     return Planted(Split(harvest), load_planted(0))

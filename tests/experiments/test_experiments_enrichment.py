@@ -167,7 +167,7 @@ def test_results_replay_and_survive_json(subject):
 
 def test_without_logged_firings_the_rate_alone_leads(tmp_path, monkeypatch):
     monkeypatch.setenv("SPD_OUT_DIR", str(tmp_path))
-    made = run_harvest(HarvestRequest(run="planted:0", n_batches=8, batch_size=32, log_tokens=0), progress=False)
+    made = run_harvest(HarvestRequest(run="planted", n_batches=8, batch_size=32, log_tokens=0), progress=False)
     subject = Subject(open_harvest(made.run_id))
     decomposition = load_planted(0)
     rule = decomposition.rule("city-0")

@@ -9,7 +9,7 @@ import signal
 import pytest
 from integration.processes import Place, ended, wait_until
 
-HARVEST = ("harvest", "demo", "--n-batches", 64, "--batch-size", 4)
+HARVEST = ("harvest", "planted", "--n-batches", 64, "--batch-size", 4)
 A_SEGMENT_PER_BATCH = ("--memory-gb", "1e-6")
 
 
@@ -89,7 +89,7 @@ def test_ranks_started_together_make_the_same_store(undisturbed, out_dir):
     ranks = [place.start(*HARVEST, "--world-size", 2, "--rank", rank) for rank in (0, 1)]
     assert [(code, out) for code, out, _ in map(ended, ranks)] == [(0, "")] * 2
     assert place.run("overview", "h.0.mlp.down_proj:13")[0] == 1
-    place.run_well("merge", "demo")
+    place.run_well("merge", "planted")
     assert place.store() == undisturbed.store()
 
 

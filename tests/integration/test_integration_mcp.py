@@ -30,12 +30,12 @@ N_TOOLS = 20
 @pytest.fixture(scope="module")
 def harvests(tmp_path_factory):
     place = Place(tmp_path_factory.mktemp("mcp"))
-    place.run_well("harvest", "demo", "--n-batches", 8, "--batch-size", 32)
+    place.run_well("harvest", "planted", "--n-batches", 8, "--batch-size", 32)
     return place.folder / "harvest"
 
 
 @pytest.fixture
-def demo(harvests, out_dir):
+def planted(harvests, out_dir):
     """An SPD_OUT_DIR with a harvest and no notes; this process looks into it too."""
     out_dir.mkdir()
     (out_dir / "harvest").symlink_to(harvests)
@@ -43,15 +43,15 @@ def demo(harvests, out_dir):
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
-def test_clients_of_both_protocols_are_served(demo, mode):
-    server = StdioServerParameters(command=str(COMMAND), args=["mcp"], env={"SPD_OUT_DIR": str(demo)})
+def test_clients_of_both_protocols_are_served(planted, mode):
+    server = StdioServerParameters(command=str(COMMAND), args=["mcp"], env={"SPD_OUT_DIR": str(planted)})
 
     async def main():
         async with Client(server, mode=mode) as client:
             tools = (await client.list_tools()).tools
             overview = await client.call_tool("overview", {"key": KEY})
             probe = await client.call_tool("probe", {"key": KEY, "texts": ["a blue saw rests"]})
-            component = await client.read_resource(f"spd://demo/component/{KEY}")
+            component = await client.read_resource(f"spd://planted/component/{KEY}")
             prompt = await client.get_prompt("investigate", {"key": KEY})
             return tools, overview, probe, component, prompt
 
@@ -63,8 +63,8 @@ def test_clients_of_both_protocols_are_served(demo, mode):
     assert KEY in prompt.messages[0].content.text
 
 
-def test_a_client_that_leaves_ends_the_server(demo):
-    with served(demo) as wire:
+def test_a_client_that_leaves_ends_the_server(planted):
+    with served(planted) as wire:
         wire.text("probe", key=KEY, texts=["a blue saw rests"])
         wire.process.stdin.close()
         assert wire.process.wait(DEADLINE) == 0
@@ -94,19 +94,19 @@ def filled(arguments, n):
 
 
 @pytest.mark.parametrize("n_answers", [0, 3, 25])
-def test_a_killed_server_leaves_a_readable_database_with_all_that_it_acknowledged(demo, n_answers):
+def test_a_killed_server_leaves_a_readable_database_with_all_that_it_acknowledged(planted, n_answers):
     calls = [(name, filled(arguments, n)) for n in range(6) for name, arguments in WRITES.items()]
-    with served(demo) as wire:
+    with served(planted) as wire:
         asked = {wire.call(name, **arguments): (name, arguments) for name, arguments in calls}
         answers = [wire.receive() for _ in range(n_answers)]
         wire.process.send_signal(signal.SIGKILL)
         wire.process.wait(DEADLINE)
-    path = demo / "annotations" / "demo.sqlite"
+    path = planted / "annotations" / "planted.sqlite"
     if path.exists():
         with sqlite3.connect(path) as connection:
             assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         connection.close()
-    notes = Annotations.of(open_harvest("demo"))
+    notes = Annotations.of(open_harvest("planted"))
     evidence = {item.id for item in notes.list_evidence(limit=None)}
     written = {item.text for item in (*notes.hypotheses(), *notes.research_log(limit=None))}
     written |= {label.input_view for label in notes.label_history(KEY)}
@@ -118,7 +118,7 @@ def test_a_killed_server_leaves_a_readable_database_with_all_that_it_acknowledge
             assert arguments.get("text", arguments.get("input_view")) in written
         elif found := re.match(r"Evidence ([a-z_]+-[0-9a-f]{12})", text):
             assert found[1] in evidence
-    with served(demo) as wire:  # and the next server goes on with it
+    with served(planted) as wire:  # and the next server goes on with it
         wire.text("research_log", action="write", text="afterwards")
         assert "afterwards" in wire.text("research_log", action="read")
 
@@ -137,17 +137,17 @@ def ended_job(job_id) -> Job:
 
 def test_a_harvest_survives_the_server_that_started_it(out_dir):
     with served(out_dir) as wire:
-        job_id = job_started_by(wire, reference="demo", n_batches=8, batch_size=32)
+        job_id = job_started_by(wire, reference="planted", n_batches=8, batch_size=32)
     job = ended_job(job_id)
     assert job.status == "finished", job
-    assert open_harvest("demo").harvest_id == job.result["harvest_id"]
+    assert open_harvest("planted").harvest_id == job.result["harvest_id"]
     with served(out_dir) as wire:
         assert f"{job_id}: finished" in wire.text("job_status", job_id=job_id)
-        assert "demo" in wire.text("runs")
+        assert "planted" in wire.text("runs")
 
 
 def test_a_killed_worker_is_lost_and_the_same_request_goes_on(out_dir):
-    asked = {"reference": "demo", "n_batches": 64, "batch_size": 32}
+    asked = {"reference": "planted", "n_batches": 64, "batch_size": 32}
     with served(out_dir) as wire:
         job_id = job_started_by(wire, **asked)
 
@@ -205,8 +205,8 @@ class Http:
         return httpx2.post(self.url, json=body, headers=accepts | headers).status_code
 
 
-def test_http_serves_this_machine_and_no_page_in_a_browser(demo):
-    with Http(demo) as server:
+def test_http_serves_this_machine_and_no_page_in_a_browser(planted):
+    with Http(planted) as server:
         assert server.url.startswith("http://127.0.0.1:")
         assert server.n_tools() == N_TOOLS
         assert server.status(Host="evil.example") == 421
@@ -215,8 +215,8 @@ def test_http_serves_this_machine_and_no_page_in_a_browser(demo):
     assert "Traceback" not in server.err
 
 
-def test_with_a_token_nobody_comes_in_without_it(demo):
-    with Http(demo, SPD_TOOLS_MCP_TOKEN=TOKEN) as server:
+def test_with_a_token_nobody_comes_in_without_it(planted):
+    with Http(planted, SPD_TOOLS_MCP_TOKEN=TOKEN) as server:
         assert server.status() == 401
         assert server.status(Authorization="Bearer wrong token") == 401
         assert server.status(Authorization=f"Basic {TOKEN}") == 401
@@ -224,7 +224,7 @@ def test_with_a_token_nobody_comes_in_without_it(demo):
     assert TOKEN not in server.err
 
 
-def test_another_address_without_a_token_is_refused_in_one_sentence(demo):
+def test_another_address_without_a_token_is_refused_in_one_sentence(planted):
     environment = {name: value for name, value in os.environ.items() if name != "SPD_TOOLS_MCP_TOKEN"}
     done = subprocess.run(
         [COMMAND, "mcp", "--http", "0", "--host", "0.0.0.0"], env=environment, capture_output=True, text=True

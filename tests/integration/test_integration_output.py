@@ -15,15 +15,15 @@ KEY = "h.0.mlp.down_proj:13"
 def place(tmp_path_factory):
     """A harvest, and nothing that a command here changes."""
     place = Place(tmp_path_factory.mktemp("output"))
-    place.run_well("harvest", "demo", "--n-batches", 8, "--batch-size", 32)
+    place.run_well("harvest", "planted", "--n-batches", 8, "--batch-size", 32)
     return place
 
 
 @pytest.mark.parametrize(
     "argv",
     [
-        ("harvest", "demo", "--n-batches", 8, "--batch-size", 32),
-        ("prepare", "demo"),
+        ("harvest", "planted", "--n-batches", 8, "--batch-size", 32),
+        ("prepare", "planted"),
         ("overview", KEY),
         ("examples", KEY),
         ("tokens", KEY, "--side", "output"),
@@ -31,7 +31,7 @@ def place(tmp_path_factory):
         ("similar", KEY),
         ("search", "--token", "saw"),
         ("runs",),
-        ("runs", "show", "demo"),
+        ("runs", "show", "planted"),
         ("caches",),
         ("doctor",),
     ],
@@ -52,7 +52,7 @@ def test_pages_have_no_terminal_codes_where_there_is_no_terminal(place):
         (("overview", "h.0.mlp.down_proj:99"), 1),
         (("overview", KEY, "--run", "nobody"), 1),
         (("search", "--token", "no such token"), 1),
-        (("harvest", "demo", "--n-batches", "some", "--batch-size", 4), 2),
+        (("harvest", "planted", "--n-batches", "some", "--batch-size", 4), 2),
         (("overview", KEY, "--no-such-flag"), 2),
         ((), 2),
     ],

@@ -1,4 +1,4 @@
-"""The demo's harvest, one whose texts are hostile, and a stand-in of the API."""
+"""The planted decomposition's harvest, one whose texts are hostile, and a stand-in of the API."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from demo_store import make_demo, open_demo
 from interpreting import HOSTILE, honest
 from llm.stand_in import KEY, Rule, StandIn
+from planted_store import make_planted, open_planted
 from reference_store import random_input, write_reference_store
 from tokenizers import Tokenizer, decoders, models
 
@@ -19,18 +19,18 @@ from spd_tools.store.harvest import Harvest
 
 
 @pytest.fixture(scope="session")
-def demo_folder(tmp_path_factory) -> Path:
+def planted_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("interpret")
-    make_demo(folder)
+    make_planted(folder)
     return folder
 
 
 @pytest.fixture
-def harvest(demo_folder, out_dir) -> Harvest:
-    """The demo's, in a SPD_OUT_DIR of the test's own."""
+def harvest(planted_folder, out_dir) -> Harvest:
+    """The planted decomposition's, in a SPD_OUT_DIR of the test's own."""
     out_dir.mkdir()
-    (out_dir / "harvest").symlink_to(demo_folder / "harvest")
-    return open_demo(out_dir)
+    (out_dir / "harvest").symlink_to(planted_folder / "harvest")
+    return open_planted(out_dir)
 
 
 @pytest.fixture
@@ -39,8 +39,8 @@ def notes(harvest) -> Annotations:
 
 
 @pytest.fixture(scope="session")
-def split(demo_folder) -> Split:
-    return Split(open_demo(demo_folder))
+def split(planted_folder) -> Split:
+    return Split(open_planted(planted_folder))
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""A model that labels the demo honestly, and what is asked of it."""
+"""A model that labels the planted decomposition honestly, and what is asked of it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ HOSTILE = [
 
 @cache
 def rules() -> dict[str, Any]:
-    return load_planted(0, "demo").rules
+    return load_planted().rules
 
 
 def asked_key(asked: Asked) -> str:

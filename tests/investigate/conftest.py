@@ -1,15 +1,15 @@
 import pytest
 import torch
-from demo_store import make_demo, open_demo
+from planted_store import make_planted, open_planted
 
 from spd_tools.experiments import Subject
 from spd_tools.investigate import Investigation
 
 
 @pytest.fixture(scope="session")
-def demo_folder(tmp_path_factory):
+def planted_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("investigate")
-    make_demo(folder)
+    make_planted(folder)
     return folder
 
 
@@ -23,8 +23,8 @@ def one_thread():
 
 
 @pytest.fixture(scope="session")
-def subject(demo_folder):
-    return Subject(open_demo(demo_folder))
+def subject(planted_folder):
+    return Subject(open_planted(planted_folder))
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import sqlite3
 from contextlib import contextmanager
 
 import pytest
-from demo_store import KEY, LABEL, NEGATIVES, OTHER, POSITIVES, misses_tools
+from planted_store import KEY, LABEL, NEGATIVES, OTHER, POSITIVES, misses_tools
 
 from spd_tools.errors import SpdToolsError
 from spd_tools.experiments import Subject, make_request, run

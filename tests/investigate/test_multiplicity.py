@@ -1,7 +1,7 @@
 import pytest
-from demo_store import KEY, OTHER
 from hypothesis import given
 from hypothesis import strategies as st
+from planted_store import KEY, OTHER
 
 from spd_tools.annotations.multiplicity import controls_for, corrected, holds
 from spd_tools.experiments import make_request, run

@@ -57,7 +57,7 @@ def by_hand(monkeypatch, tmp_path):
         patch.setenv("SPD_OUT_DIR", str(tmp_path / "by_hand"))
         for rank in range(REQUEST.world_size):
             run_harvest(REQUEST, rank=rank, progress=False)
-        outcome = merge_harvest("planted-0", progress=False)
+        outcome = merge_harvest("planted", progress=False)
     return outcome.harvest_id, read_manifest(outcome.folder).files
 
 

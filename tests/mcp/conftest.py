@@ -27,13 +27,13 @@ class Answer:
 
 
 @pytest.fixture(scope="session")
-def demo_harvests(tmp_path_factory):
-    """The folder `harvest` of an SPD_OUT_DIR with the demo in it."""
+def planted_harvests(tmp_path_factory):
+    """The folder `harvest` of an SPD_OUT_DIR with the planted decomposition in it."""
     folder = tmp_path_factory.mktemp("mcp")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPD_OUT_DIR", str(folder))
         patch.setattr(pipeline, "PLANTED_ROWS", ROWS)
-        run_harvest(HarvestRequest(run="demo", n_batches=None, batch_size=64), progress=False)
+        run_harvest(HarvestRequest(run="planted", n_batches=None, batch_size=64), progress=False)
     return folder / "harvest"
 
 
@@ -47,17 +47,17 @@ def one_thread():
 
 
 @pytest.fixture
-def demo(demo_harvests, out_dir):
-    """An SPD_OUT_DIR with the demo's harvest, which tests leave as it is, and no notes yet."""
+def planted(planted_harvests, out_dir):
+    """An SPD_OUT_DIR with the planted decomposition's harvest, which tests leave as it is, and no notes yet."""
     out_dir.mkdir()
-    (out_dir / "harvest").symlink_to(demo_harvests)
+    (out_dir / "harvest").symlink_to(planted_harvests)
     return out_dir
 
 
 @pytest.fixture
-def demo_copy(demo_harvests, out_dir):
+def planted_copy(planted_harvests, out_dir):
     """The same, for tests that change it."""
-    shutil.copytree(demo_harvests, out_dir / "harvest")
+    shutil.copytree(planted_harvests, out_dir / "harvest")
     return out_dir
 
 

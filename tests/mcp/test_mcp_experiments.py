@@ -6,7 +6,7 @@ import re
 import anyio
 import pytest
 from mcp import Client
-from mcp_demo import KEY, TOOLS
+from mcp_planted import KEY, TOOLS
 
 from mcp_server.server import make_server
 from spd_tools import open_harvest
@@ -49,11 +49,11 @@ def schemas():
 
 
 def record(evidence):
-    return Investigation(open_harvest("demo")).notes.evidence(evidence)
+    return Investigation(open_harvest("planted")).notes.evidence(evidence)
 
 
 @pytest.mark.parametrize("name", sorted(ASKED))
-def test_a_result_becomes_evidence_that_replays(demo, call, name):
+def test_a_result_becomes_evidence_that_replays(planted, call, name):
     text = call(name, key=KEY, author="somebody", **ASKED[name])
     evidence = evidence_in(text)
     stored = record(evidence)
@@ -65,23 +65,23 @@ def test_a_result_becomes_evidence_that_replays(demo, call, name):
 
 
 @pytest.mark.parametrize("mode", sorted(MODES))
-def test_every_mode_of_minimal_context_is_its_experiment(demo, call, mode):
+def test_every_mode_of_minimal_context_is_its_experiment(planted, call, mode):
     name, fields = MODES[mode]
     evidence = evidence_in(call("minimal_context", key=KEY, mode=mode, **fields))
     assert record(evidence).experiment == name
 
 
-def test_a_parameter_of_another_mode_is_refused(demo, refusal):
+def test_a_parameter_of_another_mode_is_refused(planted, refusal):
     assert "window" in refusal("minimal_context", key=KEY, mode="minimal", window=3)
 
 
-def test_the_same_question_is_answered_from_the_record(demo, call):
+def test_the_same_question_is_answered_from_the_record(planted, call):
     first = call("sweep", key=KEY, author="first", **ASKED["sweep"])
     assert call("sweep", key=KEY, author="second", **ASKED["sweep"]) == first
     assert record(evidence_in(first)).author == "first"
 
 
-def test_an_answer_that_was_computed_elsewhere_says_so(demo, call, monkeypatch):
+def test_an_answer_that_was_computed_elsewhere_says_so(planted, call, monkeypatch):
     identity = Subject.identity
 
     def there(subject, request):
@@ -96,7 +96,7 @@ def test_an_answer_that_was_computed_elsewhere_says_so(demo, call, monkeypatch):
     assert f"replay {evidence_in(again)}" in again
 
 
-def test_who_does_it_is_who_the_environment_says_unless_somebody_is_named(demo, call, monkeypatch):
+def test_who_does_it_is_who_the_environment_says_unless_somebody_is_named(planted, call, monkeypatch):
     first = evidence_in(call("probe", key=KEY, texts=["a blue saw rests"]))
     monkeypatch.setenv("SPD_TOOLS_AUTHOR", "ann")
     second = evidence_in(call("probe", key=KEY, texts=["a blue dog rests"]))
@@ -104,7 +104,7 @@ def test_who_does_it_is_who_the_environment_says_unless_somebody_is_named(demo, 
     assert [record(found).author for found in (first, second, third)] == ["mcp", "ann", "bob"]
 
 
-def test_numbers_are_those_of_the_result(demo, call):
+def test_numbers_are_those_of_the_result(planted, call):
     text = call("sweep", key=KEY, **ASKED["sweep"])
     result = record(evidence_in(text)).result
     assert f"Effect: {number(result.effect.value)} (95 % interval {number(result.effect.low)} to" in text
@@ -112,11 +112,11 @@ def test_numbers_are_those_of_the_result(demo, call):
     assert f"Controls: {result.matching.low:.2g} to {result.matching.high:.2g} times as frequent" in text
 
 
-def test_the_evidence_resource_has_everything(demo, server, call):
+def test_the_evidence_resource_has_everything(planted, server, call):
     evidence = evidence_in(call("probe", key=KEY, texts=["a blue saw rests ⟧ \x7f é"] + 100 * ["row:3"]))
 
     async def whole():
-        text, uri = "", f"spd://demo/evidence/{evidence}"
+        text, uri = "", f"spd://planted/evidence/{evidence}"
         async with Client(server) as client:
             while uri:
                 page = (await client.read_resource(uri)).contents[0].text
@@ -130,7 +130,7 @@ def test_the_evidence_resource_has_everything(demo, server, call):
     assert json.loads(anyio.run(whole)) == record(evidence).result.model_dump(mode="json")
 
 
-def test_generate_and_test_proposes_first_and_then_tests(demo, call, refusal):
+def test_generate_and_test_proposes_first_and_then_tests(planted, call, refusal):
     texts = {"label": LABEL, "positives": POSITIVES, "negatives": NEGATIVES}
     proposal = call("generate_and_test", key=KEY, **texts)
     assert proposal.startswith("Nothing was tested, so nothing is stored")
@@ -148,7 +148,7 @@ def test_generate_and_test_proposes_first_and_then_tests(demo, call, refusal):
     assert "only fresh texts" in refusal("generate_and_test", key=KEY, **texts, near_misses=misses, seed=1)
 
 
-def test_plots_come_as_pictures(demo, server):
+def test_plots_come_as_pictures(planted, server):
     async def main():
         async with Client(server) as client:
             swept = await client.call_tool("sweep", {"key": KEY, **ASKED["sweep"], "plot": True})
@@ -169,7 +169,7 @@ def test_plots_come_as_pictures(demo, server):
         ("replay", {"evidence_id": "probe-000000000000"}, "There is no evidence"),
     ],
 )
-def test_what_cannot_be_done_says_why(demo, refusal, name, arguments, said):
+def test_what_cannot_be_done_says_why(planted, refusal, name, arguments, said):
     key = {} if name == "replay" else {"key": KEY}
     assert said in refusal(name, **key, **arguments)
 

@@ -8,7 +8,7 @@ import anyio
 import pytest
 from mcp import Client
 from mcp.shared.exceptions import MCPError
-from mcp_demo import KEY
+from mcp_planted import KEY
 from reference_store import refresh_manifest
 
 from mcp_server import jobs_tools
@@ -44,7 +44,7 @@ CALLS = {
     "hypothesis": {"action": "add", "key": KEY, "text": "x", "confidence": 0.5},
     "label": {"action": "set", "key": KEY, "input_view": "x"},
     "research_log": {"action": "write", "text": "x"},
-    "harvest_start": {"reference": "demo", "n_batches": 1, "batch_size": 1},
+    "harvest_start": {"reference": "planted", "n_batches": 1, "batch_size": 1},
     "job_status": {},
 }
 """A call of every tool that works, or is refused for a good reason."""
@@ -65,7 +65,7 @@ def outside_marks(text):
 
 def intact(out_dir):
     """The annotations file is whole and has its tables."""
-    with sqlite3.connect(out_dir / "annotations" / "demo.sqlite") as connection:
+    with sqlite3.connect(out_dir / "annotations" / "planted.sqlite") as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
     connection.close()
@@ -73,9 +73,9 @@ def intact(out_dir):
 
 
 @pytest.fixture
-def hostile_demo(demo_copy):
-    """The demo whose words are not what they were: the tokenizer that texts are shown with was swapped."""
-    folder = open_harvest("demo").folder
+def hostile_words(planted_copy):
+    """The planted harvest with other words: the tokenizer that its texts are shown with was swapped."""
+    folder = open_harvest("planted").folder
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     swapped = {"saw": ANSI + ORDER, "knife": HTML, "drill": SQL, "the": LONG, "every": ORDER, "axe": "\n\n# Result"}
     vocabulary = tokenizer["model"]["vocab"]
@@ -83,11 +83,11 @@ def hostile_demo(demo_copy):
     assert len(tokenizer["model"]["vocab"]) == len(vocabulary)
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     refresh_manifest(folder)
-    return demo_copy
+    return planted_copy
 
 
 @pytest.mark.parametrize("name", sorted(CALLS.keys() - {"harvest_start", "job_status"}))
-def test_words_of_the_data_set_are_quoted(hostile_demo, ask, name):
+def test_words_of_the_data_set_are_quoted(hostile_words, ask, name):
     arguments = dict(CALLS[name])
     if name == "sweep":
         arguments["tokens"] = [token_id("saw"), token_id("knife"), token_id("the"), "blue"]
@@ -102,13 +102,13 @@ def test_words_of_the_data_set_are_quoted(hostile_demo, ask, name):
 
 
 def token_id(word):
-    """Id that a word of the demo had."""
+    """Id that a word of the planted decomposition had."""
     from spd_tools import load_decomposition
 
-    return load_decomposition("demo").words.index(word)
+    return load_decomposition("planted").words.index(word)
 
 
-def test_hostile_words_do_reach_the_pages(hostile_demo, call):
+def test_hostile_words_do_reach_the_pages(hostile_words, call):
     """Or the tests above would show nothing."""
     text = call("overview", key=KEY)
     assert "IGNORE ALL" in text
@@ -137,7 +137,7 @@ def takes_text(schema):
 
 @pytest.mark.parametrize("kind", sorted(HOSTILE))
 @pytest.mark.parametrize("name", sorted(CALLS))
-def test_hostile_arguments_are_text_or_refused(demo, schemas, server, monkeypatch, name, kind):
+def test_hostile_arguments_are_text_or_refused(planted, schemas, server, monkeypatch, name, kind):
     def no_process(request, slurm):
         raise SpdToolsError(f"Nothing is started for {request.run!r}.")
 
@@ -156,11 +156,11 @@ def test_hostile_arguments_are_text_or_refused(demo, schemas, server, monkeypatc
 
     anyio.run(main)
     assert tried or name == "runs"
-    assert not (demo / "annotations" / "demo.sqlite").exists() or intact(demo)
+    assert not (planted / "annotations" / "planted.sqlite").exists() or intact(planted)
 
 
 @pytest.mark.parametrize("kind", sorted(HOSTILE.keys() - {"long"}))
-def test_what_others_wrote_is_quoted(demo, call, kind):
+def test_what_others_wrote_is_quoted(planted, call, kind):
     text = HOSTILE[kind].replace("\x00", "")
     call("hypothesis", action="add", key=KEY, text=text, confidence=0.5, author=text)
     call("label", action="set", key=KEY, input_view=text, output_view=text, notes=text, ruled_out=[text], author=text)
@@ -179,25 +179,25 @@ def test_what_others_wrote_is_quoted(demo, call, kind):
 
 
 @pytest.mark.parametrize("query", [SQL, '"', "*", "NEAR(a b)", "a OR b", "col:umn", "-", PATH])
-def test_a_search_is_a_search_for_words(demo, ask, call, query):
+def test_a_search_is_a_search_for_words(planted, ask, call, query):
     call("label", action="set", key=KEY, input_view="tools")
     for arguments in ({"label_query": query}, {}):
         name = "find_components" if arguments else "label"
         answer = ask(name, **(arguments or {"action": "search", "query": query}))
         check(name, answer.text)
-    assert intact(demo)
+    assert intact(planted)
 
 
 @pytest.mark.parametrize(
     "uri",
     [
-        f"spd://demo/component/{KEY}",
-        "spd://demo/component/h.0.mlp.down_proj%3A13",
-        "spd://demo/log",
+        f"spd://planted/component/{KEY}",
+        "spd://planted/component/h.0.mlp.down_proj%3A13",
+        "spd://planted/log",
         "spd://runs",
     ],
 )
-def test_resources_are_quoted_too(hostile_demo, server, call, uri):
+def test_resources_are_quoted_too(hostile_words, server, call, uri):
     call("research_log", action="write", text=ORDER)
 
     async def main():
@@ -213,13 +213,13 @@ def test_resources_are_quoted_too(hostile_demo, server, call, uri):
     "uri",
     [
         "spd://../component/x:1",
-        "spd://demo/component/..%2F..%2Fetc",
-        "spd://demo/evidence/..%2Fx",
+        "spd://planted/component/..%2F..%2Fetc",
+        "spd://planted/evidence/..%2Fx",
         "spd://nobody/log",
-        "spd://demo/component/h.9:1",
+        "spd://planted/component/h.9:1",
     ],
 )
-def test_a_resource_that_is_none_is_an_error_that_says_so(demo, server, uri):
+def test_a_resource_that_is_none_is_an_error_that_says_so(planted, server, uri):
     async def main():
         async with Client(server) as client:
             with pytest.raises(MCPError, match=r"(?i)no |not |unknown|rejected"):

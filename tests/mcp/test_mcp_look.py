@@ -2,7 +2,7 @@ import os
 import re
 
 import pytest
-from mcp_demo import KEY, TOOLS
+from mcp_planted import KEY, TOOLS
 
 from mcp_server.answers import MAX_CHARACTERS
 from spd_tools import open_harvest
@@ -15,13 +15,13 @@ def rows(text):
 
 
 @pytest.fixture
-def harvest(demo):
-    return open_harvest("demo")
+def harvest(planted):
+    return open_harvest("planted")
 
 
-def test_runs_names_runs_harvests_and_layers(demo, call, harvest):
+def test_runs_names_runs_harvests_and_layers(planted, call, harvest):
     text = call("runs")
-    assert "demo" in text
+    assert "planted" in text
     assert harvest.harvest_id in text
     assert "h.0.mlp.down_proj (29)" in text
 
@@ -34,12 +34,12 @@ def test_without_a_harvest_every_question_says_how_to_make_one(refusal):
     assert "harvest_start" in refusal("overview", key=KEY)
 
 
-def test_several_runs_have_to_be_told_apart(demo_copy, made_up, refusal, call):
+def test_several_runs_have_to_be_told_apart(planted_copy, made_up, refusal, call):
     made_up("other", "abc123")
     said = refusal("overview", key=KEY)
-    assert "demo, other" in said
+    assert "other, planted" in said
     assert "parameter run" in said
-    assert "run demo" in call("overview", key=KEY, run="demo")
+    assert "run planted" in call("overview", key=KEY, run="planted")
     assert "run other" in call("overview", key=made_up.key, run="other")
 
 
@@ -54,7 +54,7 @@ def test_a_new_harvest_is_seen_at_once_and_an_older_one_by_its_id(made_up, call)
 @pytest.mark.parametrize(
     "name", ["", "../demo", "/etc", "~nobody/x", "demo\x00", "x" * 500, "con'; DROP TABLE label;--"]
 )
-def test_a_name_that_is_no_run_leads_nowhere(demo, name, ask):
+def test_a_name_that_is_no_run_leads_nowhere(planted, name, ask):
     answer = ask("overview", key=KEY, run=name)
     assert answer.is_error == (name != "")
     assert answer.text.isprintable() or name == ""
@@ -139,38 +139,38 @@ def test_find_components_by_layer_and_density_pages(call, harvest):
         ({"tokn": "saw"}, "no parameter tokn"),
     ],
 )
-def test_what_cannot_be_found_says_why(demo, refusal, arguments, said):
+def test_what_cannot_be_found_says_why(planted, refusal, arguments, said):
     assert said in refusal("find_components", **arguments)
 
 
 @pytest.mark.parametrize("name", ["overview", "examples", "token_stats", "correlations"])
-def test_an_unknown_component_names_what_there_is(demo, refusal, name):
+def test_an_unknown_component_names_what_there_is(planted, refusal, name):
     assert "components 0 to 28" in refusal(name, key="h.0.mlp.down_proj:99")
     assert "the layers are" in refusal(name, key="h.9:1")
     assert "write LAYER:INDEX" in refusal(name, key="nonsense")
 
 
-def test_null_is_understood_as_left_out(demo, call):
-    assert "run demo" in call("overview", key=KEY, run=None, harvest=None)
+def test_null_is_understood_as_left_out(planted, call):
+    assert "run planted" in call("overview", key=KEY, run=None, harvest=None)
 
 
-def test_the_largest_lists_stay_below_the_cap(demo, call):
+def test_the_largest_lists_stay_below_the_cap(planted, call):
     for kind in ("uniform", "top"):
         assert len(call("examples", key=KEY, kind=kind, limit=100, context=64)) <= MAX_CHARACTERS
     assert len(call("find_components", limit=100)) <= MAX_CHARACTERS
 
 
-def test_enrichment_becomes_evidence(demo, call, harvest):
+def test_enrichment_becomes_evidence(planted, call, harvest):
     text = call("token_stats", key=KEY, metric="enrichment", limit=3, author="somebody")
     [evidence] = re.findall(r"^Evidence (enrichment-[0-9a-f]{12})$", text, re.MULTILINE)
     assert evidence in call("label", action="show", key=KEY)
 
 
-def test_enrichment_is_of_input_tokens(demo, refusal):
+def test_enrichment_is_of_input_tokens(planted, refusal):
     assert "input tokens" in refusal("token_stats", key=KEY, metric="enrichment", side="output")
 
 
-def test_cofiring_given_the_token_becomes_evidence(demo, call):
+def test_cofiring_given_the_token_becomes_evidence(planted, call):
     found = rows(call("correlations", key=KEY, metric="jaccard", given_token=True, limit=2))[1:]
     assert len(found) == 2
     on_record = call("label", action="show", key=KEY)
@@ -190,13 +190,13 @@ def test_an_answer_from_the_newest_of_several_harvests_says_so(made_up, call):
     assert "chooses" not in call("runs")
 
 
-def test_enrichment_shows_no_token_on_which_it_never_fired(demo, call):
+def test_enrichment_shows_no_token_on_which_it_never_fired(planted, call):
     shown = rows(call("token_stats", key=KEY, metric="enrichment", limit=40))
     tokens = {line[1] for line in shown if line[1].startswith("⟦")}
     assert "⟦needle⟧" in tokens
     assert tokens <= {f"⟦{tool}⟧" for tool in TOOLS}
 
 
-def test_words_that_the_vocabulary_lacks_are_named(demo, call):
+def test_words_that_the_vocabulary_lacks_are_named(planted, call):
     assert "The vocabulary lacks 'zebra'; the model sees" in call("probe", key=KEY, texts=["the zebra"])
     assert "lacks" not in call("probe", key=KEY, texts=["the needle"])

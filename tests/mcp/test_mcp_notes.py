@@ -2,7 +2,7 @@ import re
 import sqlite3
 
 import pytest
-from mcp_demo import KEY, TOOLS
+from mcp_planted import KEY, TOOLS
 from test_mcp_experiments import LABEL, NEGATIVES, POSITIVES, evidence_in
 
 from spd_tools import open_harvest
@@ -12,7 +12,7 @@ from spd_tools.render.numbers import number, p_value
 OTHER = "h.0.mlp.down_proj:2"
 
 
-def test_hypotheses_are_added_revised_and_listed(demo, call):
+def test_hypotheses_are_added_revised_and_listed(planted, call):
     text = call("hypothesis", action="add", key=KEY, text="names of tools", confidence=0.4, author="me")
     [found] = re.findall(r"h-[0-9a-f]{12}", text)
     call("hypothesis", action="add", key=KEY, text="the word needle", confidence=0.6)
@@ -42,11 +42,11 @@ def test_hypotheses_are_added_revised_and_listed(demo, call):
         ({"action": "add", "key": "h.9:1", "text": "x", "confidence": 0.5}, "the layers are"),
     ],
 )
-def test_half_a_hypothesis_is_refused(demo, refusal, arguments, said):
+def test_half_a_hypothesis_is_refused(planted, refusal, arguments, said):
     assert said in refusal("hypothesis", **arguments)
 
 
-def test_a_hypothesis_is_not_supported_by_nothing(demo, call, refusal):
+def test_a_hypothesis_is_not_supported_by_nothing(planted, call, refusal):
     [found] = re.findall(r"h-[0-9a-f]{12}", call("hypothesis", action="add", key=KEY, text="tools", confidence=0.4))
     change = {"action": "update", "hypothesis_id": found}
     assert "cites no evidence" in refusal("hypothesis", **change, status="supported", note="surely")
@@ -54,7 +54,7 @@ def test_a_hypothesis_is_not_supported_by_nothing(demo, call, refusal):
     assert "rejected" in call("hypothesis", **change, status="rejected", note="no")
 
 
-def test_notes_are_signed_by_who_the_environment_names(demo, call, monkeypatch):
+def test_notes_are_signed_by_who_the_environment_names(planted, call, monkeypatch):
     monkeypatch.setenv("SPD_TOOLS_AUTHOR", "ann")
     assert "⟦ann⟧" in call("hypothesis", action="add", key=KEY, text="tools", confidence=0.4)
     assert "⟦ann⟧" in call("label", action="set", key=KEY, input_view="tools")
@@ -62,9 +62,9 @@ def test_notes_are_signed_by_who_the_environment_names(demo, call, monkeypatch):
     assert "⟦bob⟧" in call("research_log", action="write", text="looked", author="bob")
 
 
-def test_evidence_is_shown_with_control_p_values_and_the_harvest_it_is_of(demo, call):
+def test_evidence_is_shown_with_control_p_values_and_the_harvest_it_is_of(planted, call):
     own = evidence_in(call("triage", key=KEY, n_sites=2, n_controls=19))
-    harvest = open_harvest("demo")
+    harvest = open_harvest("planted")
     notes = Annotations.of(harvest)
     result = notes.evidence(own).result
     other = result.subject.model_copy(update={"harvest_id": "0123456789ab"})
@@ -79,7 +79,7 @@ def test_evidence_is_shown_with_control_p_values_and_the_harvest_it_is_of(demo, 
     assert "triage-0 (on harvest 0123456789ab)" in call("overview", key=KEY)
 
 
-def test_a_write_is_done_once_per_idempotency_key(demo, call):
+def test_a_write_is_done_once_per_idempotency_key(planted, call):
     for _ in range(2):
         call("research_log", action="write", text="looked", key=KEY, idempotency_key="a")
         call("hypothesis", action="add", key=KEY, text="tools", confidence=0.5, idempotency_key="b")
@@ -89,7 +89,7 @@ def test_a_write_is_done_once_per_idempotency_key(demo, call):
     assert "version 2" not in call("label", action="history", key=KEY)
 
 
-def test_the_log_is_about_a_component_or_the_run(demo, call, refusal):
+def test_the_log_is_about_a_component_or_the_run(planted, call, refusal):
     call("research_log", action="write", text="about it", key=KEY, author="me")
     call("research_log", action="write", text="about the run")
     assert "about the run" not in call("research_log", action="read", key=KEY)
@@ -97,19 +97,19 @@ def test_the_log_is_about_a_component_or_the_run(demo, call, refusal):
     assert "nothing to write" in refusal("research_log", action="write", text=" ")
 
 
-def test_a_label_that_rests_on_convictions_stays_a_draft_and_says_what_is_missing(demo, call):
+def test_a_label_that_rests_on_convictions_stays_a_draft_and_says_what_is_missing(planted, call):
     text = call("label", action="set", key=KEY, input_view="tools", wants="supported", confidence=1.0)
     assert text.startswith("Stored as a draft")
     assert "generate_and_test" in text
 
 
-def test_evidence_of_another_component_is_refused(demo, call, refusal):
+def test_evidence_of_another_component_is_refused(planted, call, refusal):
     evidence = evidence_in(call("probe", key=OTHER, texts=["a blue saw rests"]))
     said = refusal("label", action="set", key=KEY, input_view="tools", evidence=[evidence])
     assert evidence in said
 
 
-def test_a_whole_investigation_ends_with_a_supported_label(demo, call):
+def test_a_whole_investigation_ends_with_a_supported_label(planted, call):
     """Every id comes out of an answer."""
     call("triage", key=KEY, n_sites=2, n_controls=19)
     cause = evidence_in(call("sweep", key=KEY, tokens=["saw", "drill", "knife"]))
@@ -129,7 +129,7 @@ def test_a_whole_investigation_ends_with_a_supported_label(demo, call):
     assert KEY in call("find_components", label_query="tool")
 
 
-def test_all_versions_of_a_label_are_kept(demo, call):
+def test_all_versions_of_a_label_are_kept(planted, call):
     for view in ("first view", "second view"):
         call("label", action="set", key=KEY, input_view=view)
     history = call("label", action="history", key=KEY)
@@ -138,7 +138,7 @@ def test_all_versions_of_a_label_are_kept(demo, call):
     assert "first view" not in call("label", action="show", key=KEY)
 
 
-def test_claimed_components_are_not_claimed_again_until_released(demo, call, refusal):
+def test_claimed_components_are_not_claimed_again_until_released(planted, call, refusal):
     def claimed(author):
         return re.findall(r"^- (\S+) until", call("label", action="claim", limit=2, author=author), re.MULTILINE)
 
@@ -151,14 +151,14 @@ def test_claimed_components_are_not_claimed_again_until_released(demo, call, ref
     assert claimed("three")[0] == first[0]
 
 
-def test_actions_about_a_component_need_one(demo, refusal):
+def test_actions_about_a_component_need_one(planted, refusal):
     for action in ("show", "set", "history", "release"):
         assert "name it in key" in refusal("label", action=action)
 
 
-def test_notes_about_another_decomposition_are_refused(demo, call, refusal):
+def test_notes_about_another_decomposition_are_refused(planted, call, refusal):
     call("research_log", action="write", text="x")
-    with sqlite3.connect(demo / "annotations" / "demo.sqlite") as connection:
+    with sqlite3.connect(planted / "annotations" / "planted.sqlite") as connection:
         connection.execute("UPDATE meta SET value = 'f' || value WHERE name = 'fingerprint'")
     connection.close()
     assert "decomposition" in refusal("research_log", action="read")

@@ -1,4 +1,4 @@
-"""A small harvest of the demo, jobs as forks, and a stand-in of the API that knows the demo's rules."""
+"""A small harvest of the planted decomposition, jobs as forks, and a stand-in of the API that knows its rules."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from functools import cache
 
 import pytest
 import torch
-from demo_store import ROWS, make_demo
 from launch.forks import use_forks
 from llm.stand_in import KEY, StandIn
+from planted_store import ROWS, make_planted
 from readme_model import RuleKnower
 
 from spd_tools.cli import postprocess
 from spd_tools.cli.arguments import Parser
-from spd_tools.decompositions import planted
+from spd_tools.decompositions import planted as planted_package
 from spd_tools.harvest import pipeline as harvesting
 from spd_tools.launch import run_task
 
@@ -32,18 +32,18 @@ def one_thread():
 
 
 @pytest.fixture(scope="session")
-def demo_folder(tmp_path_factory):
-    """An SPD_OUT_DIR with the demo's harvest."""
+def planted_folder(tmp_path_factory):
+    """An SPD_OUT_DIR with the planted decomposition's harvest."""
     folder = tmp_path_factory.mktemp("pipeline")
-    make_demo(folder)
+    make_planted(folder)
     return folder
 
 
 @pytest.fixture
-def demo(demo_folder, out_dir, monkeypatch):
-    """The test's own copy of the demo's harvest; its id."""
-    shutil.copytree(demo_folder, out_dir, copy_function=shutil.copy)
-    [harvest] = (out_dir / "harvest/demo").iterdir()
+def planted(planted_folder, out_dir, monkeypatch):
+    """The test's own copy of the planted decomposition's harvest; its id."""
+    shutil.copytree(planted_folder, out_dir, copy_function=shutil.copy)
+    [harvest] = (out_dir / "harvest/planted").iterdir()
     return harvest.name
 
 
@@ -51,7 +51,7 @@ def demo(demo_folder, out_dir, monkeypatch):
 def schedulers(monkeypatch):
     """No program is started: processes are forks of the test's."""
     monkeypatch.setattr(harvesting, "PLANTED_ROWS", ROWS)
-    monkeypatch.setattr(planted, "load_planted", cache(planted.load_planted))
+    monkeypatch.setattr(planted_package, "load_planted", cache(planted_package.load_planted))
     monkeypatch.setattr(run_task, "REPORT_SECONDS", 0)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)

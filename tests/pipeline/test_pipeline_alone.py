@@ -19,8 +19,8 @@ from spd_tools.launch.folder import JobFolder
 from spd_tools.llm import alone
 from spd_tools.store.reader import open_harvest
 
-INTERPRET = ("interpret", "demo", "--keys", *KEYS)
-EVALUATE = ("evaluate", "demo", "--keys", KEYS[0], "--trials", MIN_TRIALS, "--no-baselines")
+INTERPRET = ("interpret", "planted", "--keys", *KEYS)
+EVALUATE = ("evaluate", "planted", "--keys", KEYS[0], "--trials", MIN_TRIALS, "--no-baselines")
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +81,7 @@ def report(said):
     return json.loads(text[text.index("{") :])
 
 
-def test_two_that_label_the_same_by_hand_pay_once(held, type_in, demo):
+def test_two_that_label_the_same_by_hand_pay_once(held, type_in, planted):
     api, labels, _ = held
     first, _ = type_in(*INTERPRET)
     wait_until(lambda: api.asked)
@@ -95,7 +95,7 @@ def test_two_that_label_the_same_by_hand_pay_once(held, type_in, demo):
     assert (found["n_known"], found["n_labelled"], found["dollars"]) == (2, 0, 0)
 
 
-def test_a_pipeline_and_commands_by_hand_pay_once(held, type_in, demo):
+def test_a_pipeline_and_commands_by_hand_pay_once(held, type_in, planted):
     """The pipeline waits for labels that are made by hand; then scores by hand wait for the pipeline's."""
     api, labels, scores = held
     labelling, _ = type_in(*INTERPRET)
@@ -119,7 +119,7 @@ def test_a_pipeline_and_commands_by_hand_pay_once(held, type_in, demo):
     assert len(api.billed_tokens) == 2 + 2 * MIN_TRIALS
 
 
-def test_nobody_waits_for_a_process_that_was_killed_and_who_waits_can_be_interrupted(held, type_in, demo):
+def test_nobody_waits_for_a_process_that_was_killed_and_who_waits_can_be_interrupted(held, type_in, planted):
     api, labels, _ = held
     first, _ = type_in(*INTERPRET)
     wait_until(lambda: api.asked)
@@ -134,4 +134,4 @@ def test_nobody_waits_for_a_process_that_was_killed_and_who_waits_can_be_interru
     assert first.wait() == -signal.SIGKILL
     labels.set()
     assert patient.wait() == 0
-    assert all(Annotations.of(open_harvest("demo")).label(key) is not None for key in KEYS)
+    assert all(Annotations.of(open_harvest("planted")).label(key) is not None for key in KEYS)

@@ -11,7 +11,7 @@ from spd_tools.launch.kinds import find_kind
 from spd_tools.pipeline.config import HarvestSection, InterpretSection, PipelineConfig, read_config
 from spd_tools.pipeline.graph import HarvestName, pipeline_graph
 
-FOUND = HarvestName(run_id="demo", harvest_id="0123456789ab")
+FOUND = HarvestName(run_id="planted", harvest_id="0123456789ab")
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def names(graph):
 
 def test_the_whole_graph():
     section = HarvestSection(n_batches=4, batch_size=2, n_gpus=3, max_concurrent=2)
-    graph = pipeline_graph("demo", PipelineConfig(harvest=section))
+    graph = pipeline_graph("planted", PipelineConfig(harvest=section))
     assert names(graph) == {
         "prepare": (),
         "workers": ("prepare",),
@@ -56,23 +56,23 @@ def test_the_whole_graph():
     ],
 )
 def test_a_section_that_is_null_skips_its_step(write, text, left):
-    assert set(names(pipeline_graph("demo", read_config(write(text)), FOUND))) == left
+    assert set(names(pipeline_graph("planted", read_config(write(text)), FOUND))) == left
 
 
 def test_nothing_to_do_is_said(write):
     with pytest.raises(SpdToolsError, match="nothing is left to do"):
-        pipeline_graph("demo", read_config(write("intruder: null\ninterpret: null")), FOUND)
+        pipeline_graph("planted", read_config(write("intruder: null\ninterpret: null")), FOUND)
 
 
 @pytest.mark.parametrize("config", [PipelineConfig(), PipelineConfig(interpret=InterpretSection(keys=["h.0:1"]))])
 def test_every_step_has_a_kind_that_takes_its_arguments(config):
-    for step in pipeline_graph("demo", config, FOUND).steps:
+    for step in pipeline_graph("planted", config, FOUND).steps:
         find_kind(step.kind).arguments.model_validate(step.arguments)
 
 
 def test_the_sections_have_the_fields_and_defaults_of_what_they_become():
-    request = HarvestRequest(run="demo", n_batches=None, batch_size=8, world_size=5)
-    assert HarvestSection(n_batches="all", batch_size=8, n_gpus=5).request("demo") == request
+    request = HarvestRequest(run="planted", n_batches=None, batch_size=8, world_size=5)
+    assert HarvestSection(n_batches="all", batch_size=8, n_gpus=5).request("planted") == request
     fields = {field.name for field in dataclasses.fields(HarvestRequest)} - {"run", "world_size"}
     assert fields == HarvestSection.model_fields.keys() - {"n_gpus", "max_concurrent"}
     assert InterpretSection().request == InterpretRequest()

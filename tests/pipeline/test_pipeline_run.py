@@ -45,7 +45,7 @@ def quick(**changes):
 
 
 def start(configuration, **options):
-    return start_pipeline(plan_pipeline("demo", configuration, **options))
+    return start_pipeline(plan_pipeline("planted", configuration, **options))
 
 
 def is_labelling(asked):
@@ -77,7 +77,7 @@ def test_a_run_becomes_labels_with_scores(serve, out_dir):
     api = serve()
     job = ended(start(config(harvest=HARVEST)))
     assert job.status == "finished", job.error
-    notes = Annotations.of(open_harvest("demo"))
+    notes = Annotations.of(open_harvest("planted"))
     for key in KEYS:
         label = notes.label(key)
         assert label is not None
@@ -85,7 +85,7 @@ def test_a_run_becomes_labels_with_scores(serve, out_dir):
         assert {score.method for score in notes.scores(key)} == {"intruder", "detection", "fuzzing"}
     assert job.step("interpret").tasks[0].result["n_labelled"] == 2
     assert job.step("detection").tasks[0].result["n_scored"] == 2
-    assert job.step("merge").tasks[0].result["harvest_id"] == open_harvest("demo").harvest_id
+    assert job.step("merge").tasks[0].result["harvest_id"] == open_harvest("planted").harvest_id
     request = JobFolder(job.folder).request().request
     assert request["configuration"]["interpret"]["evals"]["detection"]["n_trials"] == MIN_TRIALS
     assert request["versions"]["torch"]
@@ -94,30 +94,30 @@ def test_a_run_becomes_labels_with_scores(serve, out_dir):
     assert holders == []
 
 
-def test_it_starts_from_a_finished_harvest_and_pays_nothing_twice(serve, demo):
+def test_it_starts_from_a_finished_harvest_and_pays_nothing_twice(serve, planted):
     api = serve()
     first = ended(start(quick()))
     assert first.status == "finished", first.error
     assert list(states(first)) == ["interpret", "detection"]
     paid = len(api.billed_tokens)
     assert paid == 1 + MIN_TRIALS
-    again = ended(start(quick(), harvest_id=demo))
+    again = ended(start(quick(), harvest_id=planted))
     assert (again.id != first.id, again.status) == (True, "finished")
     assert len(api.billed_tokens) == paid
     assert again.step("interpret").tasks[0].result["n_known"] == 1
 
 
-def test_an_identical_finished_harvest_is_not_made_again_whatever_its_ranks(demo, out_dir):
+def test_an_identical_finished_harvest_is_not_made_again_whatever_its_ranks(planted, out_dir):
     for n_gpus in (1, 3):
-        plan = plan_pipeline("demo", config(harvest=HARVEST | {"n_gpus": n_gpus}))
+        plan = plan_pipeline("planted", config(harvest=HARVEST | {"n_gpus": n_gpus}))
         assert plan.harvest is not None
-        assert plan.harvest.harvest_id == demo
+        assert plan.harvest.harvest_id == planted
     for changes in ({"seed": 1}, {"log_tokens": 5}, {"n_batches": 3}, {"exclude_tokens": [1]}):
-        assert plan_pipeline("demo", config(harvest=HARVEST | changes)).harvest is None
-    assert [folder.name for folder in (out_dir / "harvest/demo").iterdir()] == [demo], "planning writes nothing"
+        assert plan_pipeline("planted", config(harvest=HARVEST | changes)).harvest is None
+    assert [folder.name for folder in (out_dir / "harvest/planted").iterdir()] == [planted], "planning writes nothing"
 
 
-def test_an_api_that_is_down_stops_what_depends_on_it_and_a_retry_goes_on(serve, demo, impatient):
+def test_an_api_that_is_down_stops_what_depends_on_it_and_a_retry_goes_on(serve, planted, impatient):
     down = True
     api = serve(lambda asked, honest: Refuse(503, "busy") if down and is_labelling(asked) else honest(asked))
     job = ended(start(config()))
@@ -133,7 +133,7 @@ def test_an_api_that_is_down_stops_what_depends_on_it_and_a_retry_goes_on(serve,
     assert paid <= prompts(api)
 
 
-def test_a_key_that_is_refused_is_told(serve, demo, monkeypatch):
+def test_a_key_that_is_refused_is_told(serve, planted, monkeypatch):
     serve()
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-another")
     job = ended(start(config()))
@@ -141,8 +141,8 @@ def test_a_key_that_is_refused_is_told(serve, demo, monkeypatch):
     assert "does not accept the key" in job.error
 
 
-def test_a_budget_that_is_used_up_fails_the_step_and_a_larger_one_goes_on(serve, demo):
-    most = estimate_interpretation(open_harvest("demo"), InterpretRequest(keys=KEYS))
+def test_a_budget_that_is_used_up_fails_the_step_and_a_larger_one_goes_on(serve, planted):
+    most = estimate_interpretation(open_harvest("planted"), InterpretRequest(keys=KEYS))
     assert most is not None
     api = serve(lambda asked, honest: replace(honest(asked), output_tokens=asked.body["max_tokens"]))  # costs the most
     one_call = {"keys": KEYS, "evals": None, "budget": 0.6 * most.dollars_at_most}
@@ -155,7 +155,7 @@ def test_a_budget_that_is_used_up_fails_the_step_and_a_larger_one_goes_on(serve,
     assert sorted(prompts(api).values()) == [1, 1]
 
 
-def test_few_failures_are_listed_and_do_not_stop_what_follows(serve, demo, knower):
+def test_few_failures_are_listed_and_do_not_stop_what_follows(serve, planted, knower):
     unlucky = KEYS[1]
     serve(
         lambda asked, honest: (
@@ -164,7 +164,7 @@ def test_few_failures_are_listed_and_do_not_stop_what_follows(serve, demo, knowe
             else honest(asked)
         )
     )
-    harvest = open_harvest("demo")
+    harvest = open_harvest("planted")
     rules = [key for key, rule in knower._decomposition.rules.items() if harvest.component(key).firing_count][:14]
     keys = [unlucky, *[key for key in rules if key != unlucky]][:12]
     job = ended(start(config(intruder=None, interpret={"keys": keys, "evals": None})))
@@ -173,7 +173,7 @@ def test_few_failures_are_listed_and_do_not_stop_what_follows(serve, demo, knowe
     assert f"{unlucky} has no label" in JobFolder(job.folder).log("interpret", 0).read_text()
 
 
-def test_a_cancelled_pipeline_goes_on_where_it_was(serve, demo, patient):
+def test_a_cancelled_pipeline_goes_on_where_it_was(serve, planted, patient):
     held = True
 
     def rule(asked, honest):
@@ -194,7 +194,7 @@ def test_a_cancelled_pipeline_goes_on_where_it_was(serve, demo, patient):
     assert max(prompts(api).values()) == 1
 
 
-def test_two_pipelines_at_once_do_not_disturb_each_other_and_ask_nothing_twice(serve, demo, patient):
+def test_two_pipelines_at_once_do_not_disturb_each_other_and_ask_nothing_twice(serve, planted, patient):
     held = True
     api = serve(lambda asked, honest: Refuse(503, "later") if held else honest(asked))
     score = SMALL | {"keys": KEYS[:1], "baselines": False}
@@ -206,7 +206,7 @@ def test_two_pipelines_at_once_do_not_disturb_each_other_and_ask_nothing_twice(s
     wait_until(lambda: any(log.exists() and "waiting for it" in log.read_text() for log in logs))
     held = False
     assert [ended(job).status for job in jobs] == ["finished", "finished"]
-    notes = Annotations.of(open_harvest("demo"))
+    notes = Annotations.of(open_harvest("planted"))
     assert all(notes.label(key) is not None for key in KEYS)
     assert max(prompts(api).values()) == 1
 
@@ -227,7 +227,7 @@ def hold(tmp_path, monkeypatch):
 
 
 ONLY_HARVEST = {"harvest": HARVEST, "intruder": None, "interpret": None}
-REQUEST = HarvestRequest(run="demo", n_batches=None, batch_size=64, world_size=2)
+REQUEST = HarvestRequest(run="planted", n_batches=None, batch_size=64, world_size=2)
 """The harvest of HARVEST, as `spd-tools harvest` asks for it."""
 
 
@@ -282,7 +282,7 @@ def test_a_retry_does_not_make_what_another_job_makes(hold):
 # --- before anything is started ---------------------------------------------------------------------------------------
 
 
-def test_without_a_key_nothing_is_started(demo):
+def test_without_a_key_nothing_is_started(planted):
     with pytest.raises(SpdToolsError, match="ANTHROPIC_API_KEY is not set, and interpret, intruder"):
         start(config())
     assert list_jobs() == []
@@ -294,18 +294,18 @@ def test_without_a_key_a_harvest_alone_is_made():
 
 
 @pytest.mark.parametrize("extra", [{"export": "NONE"}, {"--export": "PATH,HOME"}])
-def test_a_cluster_that_would_not_get_the_key_is_noticed(serve, demo, extra):
+def test_a_cluster_that_would_not_get_the_key_is_noticed(serve, planted, extra):
     serve()
     profile = SlurmProfile(extra=extra)
     with pytest.raises(SpdToolsError, match="would not reach the jobs"):
-        start_pipeline(plan_pipeline("demo", config(), slurm=profile), slurm=profile)
+        start_pipeline(plan_pipeline("planted", config(), slurm=profile), slurm=profile)
 
 
 def test_a_run_without_a_harvest_needs_to_be_told_how_much():
     with pytest.raises(SpdToolsError, match="--n-batches and --batch-size"):
-        plan_pipeline("demo", read_config(None))
+        plan_pipeline("planted", read_config(None))
 
 
-def test_an_unknown_harvest_is_refused(demo):
-    with pytest.raises(SpdToolsError, match=f"the finished ones are: {demo}"):
-        plan_pipeline("demo", read_config(None), harvest_id="no-such")
+def test_an_unknown_harvest_is_refused(planted):
+    with pytest.raises(SpdToolsError, match=f"the finished ones are: {planted}"):
+        plan_pipeline("planted", read_config(None), harvest_id="no-such")

@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 import torch
-from demo_store import KEY, NEGATIVES, PARAMETERS, POSITIVES, make_demo, misses_tools, open_demo
+from planted_store import KEY, NEGATIVES, PARAMETERS, POSITIVES, make_planted, misses_tools, open_planted
 from rich.console import Console
 from tokenizers import Tokenizer, models
 
@@ -33,10 +33,10 @@ TEXTS = {
 @pytest.fixture(scope="module")
 def subject(tmp_path_factory):
     folder = tmp_path_factory.mktemp("render")
-    make_demo(folder)
+    make_planted(folder)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield Subject(open_demo(folder))
+    yield Subject(open_planted(folder))
     torch.set_num_threads(threads)
 
 
@@ -97,7 +97,7 @@ def test_every_experiment_is_shown_here(results):
 def test_a_page_says_what_kind_of_answer_it_is_about_what_and_from_how_many(results, tested, subject, name):
     result = tested if name == "generate_and_test" else results[name]  # a proposal is no evidence
     page = words(shown(*result_page(result, subject.harvest)))
-    assert page.startswith(f"{KEY} {name.replace('_', ' ')} {result.id} demo,")
+    assert page.startswith(f"{KEY} {name.replace('_', ' ')} {result.id} planted,")
     assert f"{result.kind} (" in page
     assert words(f"; {result.population}; n = {result.n:,}") in page
     assert words(result.summary) in page

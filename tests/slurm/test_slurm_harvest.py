@@ -60,7 +60,7 @@ def test_a_pipeline_counts_labels_and_scores(desk, monkeypatch):
         (name, "finished") for name in ("prepare", "workers", "merge", "interpret", "intruder", "detection")
     ]
     with desk.at_work():
-        notes = Annotations.of(open_harvest("planted-0"))
+        notes = Annotations.of(open_harvest("planted"))
         assert {score.method for score in notes.scores("h.0.mlp.down_proj:13")} == {"intruder", "detection"}
     assert api.billed_tokens
     folder = desk.out_dir / "jobs" / job_id

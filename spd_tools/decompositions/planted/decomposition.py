@@ -34,11 +34,11 @@ class PlantedDecomposition(Decomposition):
     ranking_kind = "component_activation"
     max_seq_len = MAX_SEQ_LEN
 
-    def __init__(self, seed: int, run_id: str) -> None:
+    def __init__(self, seed: int) -> None:
         planted = build(seed)
         self.seed = seed
-        self.run_id = run_id
-        self.reference = "demo" if run_id == "demo" else f"planted:{seed}"
+        self.run_id = f"planted-{seed}" if seed else "planted"
+        self.reference = f"planted:{seed}" if seed else "planted"
         self.rules: dict[str, Rule] = planted.rules
         """Key -> rule, in flat-index order."""
         self.uncovered: dict[str, Rule] = planted.uncovered
@@ -167,7 +167,7 @@ class PlantedDecomposition(Decomposition):
             )
 
 
-def load_planted(seed: int = 0, run_id: str | None = None) -> PlantedDecomposition:
+def load_planted(seed: int = 0) -> PlantedDecomposition:
     """The planted decomposition of a seed; seeds differ in which words play which role and in the components' order.
 
     Raises:
@@ -175,7 +175,7 @@ def load_planted(seed: int = 0, run_id: str | None = None) -> PlantedDecompositi
     """
     if not 0 <= seed < 1 << 63:
         raise SpdToolsError(f"{seed} is no seed of the planted decomposition; choose a number from 0 to 2^63 - 1.")
-    return PlantedDecomposition(seed, run_id or f"planted-{seed}")
+    return PlantedDecomposition(seed)
 
 
 def _require_shape(what: str, tensor: Tensor, shape: tuple[int, ...], *, allow_number: bool = False) -> None:

@@ -23,14 +23,16 @@ from spd_tools.errors import SpdToolsError
 from spd_tools.targets.build import IN_REPO, Target, build_in_repo_target
 from spd_tools.targets.toys import build_toy_target
 from spd_tools.targets.transformers_targets import build_transformers_target
+from spd_tools.tokens.stories import names_stories
 
 
-def load_spd_run(path: Path, *, wandb_run: WandbRun | None = None) -> SpdDecomposition:
+def load_spd_run(path: Path, *, wandb_run: WandbRun | None = None, name: str | None = None) -> SpdDecomposition:
     """Load an SPD run.
 
     Args:
         path: Folder or checkpoint.
         wandb_run: Where the folder was downloaded from, if it was.
+        name: What the run is known by, where that is not its folder.
 
     Raises:
         SpdToolsError: when something is missing, torn or does not fit together.
@@ -58,7 +60,10 @@ def load_spd_run(path: Path, *, wandb_run: WandbRun | None = None) -> SpdDecompo
             ("ci_fn", ci_function),
         ],
     )
-    run_id = f"{files.folder.name or 'run'}-{digest[:8]}" if wandb_run is None else wandb_run.name
+    if wandb_run is None:
+        run_id, reference = name or f"{files.folder.name or 'run'}-{digest[:8]}", name or str(path.resolve())
+    else:
+        run_id, reference = wandb_run.name, str(wandb_run)
     tokenizer = find_tokenizer(config.tokenizer_name, files.folder, target_dir)
     max_seq_len = config.task_config.max_seq_len or target.context
     if max_seq_len is None and not config.is_toy:
@@ -67,7 +72,7 @@ def load_spd_run(path: Path, *, wandb_run: WandbRun | None = None) -> SpdDecompo
     return kind(
         run_id=run_id,
         fingerprint=digest,
-        reference=str(path.resolve()) if wandb_run is None else str(wandb_run),
+        reference=reference,
         target=target,
         output_attr=config.pretrained_model_output_attr,
         components=components,
@@ -178,7 +183,8 @@ def _training_data(config: SpdConfig, seq_len: int, tokenizer: str | None) -> Tr
         split=task.train_data_split,
         column=task.column_name,
         seq_len=seq_len,
-        tokenizer=None if task.is_tokenized else tokenizer,
+        # Stories bring their own.
+        tokenizer=None if task.is_tokenized or names_stories(task.dataset_name) else tokenizer,
         is_tokenized=task.is_tokenized,
         streaming=task.streaming,
     )

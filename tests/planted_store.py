@@ -1,4 +1,4 @@
-"""A small harvest of the demo, and a label of one of its components with texts to test it on."""
+"""A small harvest of the planted decomposition, and a label of one of its components with texts to test it on."""
 
 from __future__ import annotations
 
@@ -54,17 +54,17 @@ PARAMETERS: dict[str, dict] = {
 """Experiment -> parameters of a quick one on KEY."""
 
 
-def make_demo(folder: Path) -> None:
-    """Harvest the demo's first rows; ``folder`` becomes an SPD_OUT_DIR."""
+def make_planted(folder: Path) -> None:
+    """Harvest the planted decomposition's first rows; ``folder`` becomes an SPD_OUT_DIR."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPD_OUT_DIR", str(folder))
         patch.setattr(pipeline, "PLANTED_ROWS", ROWS)
-        run_harvest(HarvestRequest(run="demo", n_batches=None, batch_size=64), progress=False)
+        run_harvest(HarvestRequest(run="planted", n_batches=None, batch_size=64), progress=False)
 
 
-def open_demo(folder: Path) -> Harvest:
+def open_planted(folder: Path) -> Harvest:
     """Open the only harvest of an SPD_OUT_DIR."""
-    [harvest] = (folder / "harvest/demo").iterdir()
+    [harvest] = (folder / "harvest/planted").iterdir()
     return Harvest.open(harvest)
 
 

@@ -1,4 +1,4 @@
-"""What the tests know about the demo."""
+"""What the tests know about the planted decomposition."""
 
 KEY = "h.0.mlp.down_proj:13"
 """Tools, with the rare and extreme `needle`."""
