@@ -24,8 +24,10 @@ from spd_tools.training.evaluation import Evaluator
 from spd_tools.training.experiments import experiment
 from spd_tools.training.metric_configs import default_eval_metrics
 from spd_tools.training.target import load_target
+from spd_tools.training.trainer import Trainer
 
-RECORDED = json.loads((Path(__file__).parent.parent / "benchmarks/results/story_model.json").read_text())
+RESULTS = Path(__file__).parent.parent / "benchmarks/results"
+RECORDED = json.loads((RESULTS / "story_model.json").read_text())
 FILES = sorted(path for path in DEMO_RUN.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
 NAMES_FILES = {"pretrained_model_name", "pretrained_model_path", "tokenizer_name", "init_spd_checkpoint"}
 
@@ -104,6 +106,22 @@ def test_its_components_reproduce_the_target(measured, masks, most):
 
 def test_its_components_leave_nothing_over(measured):
     assert max(value for name, value in measured.items() if name.startswith("faithfulness/")) <= 1e-3
+
+
+@pytest.mark.long
+def test_its_training_begins_as_it_is_recorded(own_out_dir):
+    """`python -m benchmarks.story_model losses` goes on to step 200; elsewhere the last bits differ, and that grows."""
+    config = parse_training_config(experiment("story").config(), "the experiment")
+    loaded = load_target(config, DEMO_RUN)
+    batches, _ = open_batches(config, DataChoice(), loaded, base=DEMO_RUN, world=World())
+    trainer = Trainer(build_model(config, loaded), config, batches, device=torch.device("cpu"))
+    trainer.warm_up()
+    losses = []
+    for step in range(10):
+        for group in trainer.optimizer.param_groups:
+            group["lr"] = config.lr_schedule.at(step, config.steps)
+        losses.append(trainer.take_step(step, with_record=True)["loss/total"])
+    assert losses == pytest.approx(json.loads((RESULTS / "story_losses.json").read_text())["loss/total"][:10], rel=1e-3)
 
 
 @pytest.mark.long
