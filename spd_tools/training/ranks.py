@@ -220,4 +220,9 @@ class _Progress:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    code = main()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    # Everything is on the disk. Leaving by way of Python's and C++'s ends would now and then abort: gloo's threads are
+    # not always joined by then (https://github.com/pytorch/pytorch/issues/190489).
+    os._exit(code)

@@ -154,7 +154,8 @@ def test_a_replay_that_does_not_hold_is_shown_and_fails(planted, run, run_json, 
     first = run_json("sweep", KEY, *LINES["sweep"])
 
     def other(subject, request):
-        return run_experiment(subject, request).model_copy(update={"population": "something else"})
+        found = run_experiment(subject, request)
+        return found.model_copy(update={"n": found.n + 1})
 
     monkeypatch.setattr("spd_tools.experiments.registry.run", other)
     code, out, err = run("replay", first["id"])

@@ -59,7 +59,7 @@ def test_entries_of_lists_are_known_by_their_names(plan, plain):
     for place, (penalty, n) in enumerate([(0.1, 4), (0.1, 5), (0.2, 4), (0.2, 5)]):
         config = config_at(sweep, place)
         assert losses_of(config) == losses_of(plain) | {"ImportanceMinimalityLoss": penalty}
-        assert [(info.module_pattern, info.C) for info in config.module_info] == [("linear1", n), ("linear2", 20)]
+        assert [(info.module_pattern, info.C) for info in config.module_info] == [("linear1", n), ("linear2", 40)]
 
 
 def test_a_loss_that_the_configuration_has_not_is_added(plan, plain):
