@@ -61,8 +61,13 @@ def main() -> None:
     figures: dict[str, Any] = {}
     if args.only != "merge":
         figures |= in_scratch(args.folder, lambda scratch: workers(scratch, args.batches))
+        show(figures)  # should the rest fail, these are not lost
     if args.only != "workers":
         figures |= in_scratch(args.folder, lambda scratch: merge(scratch, args.tokens))
+        show(figures)
+
+
+def show(figures: dict[str, Any]) -> None:
     rows = [(name, f"{value:,.2f}" if isinstance(value, float) else f"{value:,}") for name, value in figures.items()]
     report("launch: processes and the merge of their shards", rows, figures)
 

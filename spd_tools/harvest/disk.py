@@ -17,6 +17,8 @@ from spd_tools.harvest.exact_sums import N_LIMBS
 from spd_tools.harvest.plan import HarvestPlan
 from spd_tools.store.histogram import N_MAGNITUDES
 
+MOST_OVER = 5
+"""Bounds are at most so many times what is taken, as far as tests have seen."""
 _FILE_BYTES = 1 << 14
 """Of a file on top of its entries: the index of a segment, the schema of a table."""
 _Floats = NDArray[np.float64]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import signal
 import threading
@@ -16,7 +17,7 @@ from spd_tools.errors import SpdToolsError
 from spd_tools.harvest.allocator import memory_kept
 from spd_tools.harvest.buffer import FiringBuffer
 from spd_tools.harvest.clock import StageClock
-from spd_tools.harvest.disk import DiskEstimate
+from spd_tools.harvest.disk import MOST_OVER, DiskEstimate
 from spd_tools.harvest.firings import Firings
 from spd_tools.harvest.parallel import Pipeline, n_threads, one_thread_each
 from spd_tools.harvest.plan import HarvestPlan
@@ -35,6 +36,8 @@ RunBatch = Callable[[Batch, StageClock], Firings]
 """What turns some rows into firings: the model, or a test's."""
 OnBatch = Callable[[int, int], None]
 """Called after each batch with the tokens in it and the global batch's number."""
+
+logger = logging.getLogger(__name__)
 
 
 class StoppedError(SpdToolsError):
@@ -104,7 +107,8 @@ def work(
                 # How long a batch takes is told by the second one: during the first, kernels are compiled.
                 seconds = time.monotonic() - last_batch if checks_left == 1 else 0.0
                 disk = DiskEstimate(plan, len(rows), buffer.sample())
-                _check_disk(plan, disk.bytes(disk.n_segments(memory_bytes, seconds, checkpoint_seconds)))
+                n_segments = disk.n_segments(memory_bytes, seconds, checkpoint_seconds)
+                _check_disk(plan, disk.bytes(n_segments), warn=checks_left == 1)
                 checks_left -= 1
             if buffer.bytes > memory_bytes or overdue or stop_asked():
                 _save(state, buffer, index + config.world_size, clock, finished=False)
@@ -137,17 +141,26 @@ def _restore_examples(buffer: FiringBuffer, segment: SectionReader) -> None:
             sketch.restore(np.diff(starts), segment.read(f"{kind}/rank", *span), segment.read(f"{kind}/key", *span))
 
 
-def _check_disk(plan: HarvestPlan, needed: int) -> None:
-    """The first batches say how many components fire per token; from that the disk can be told."""
+def _check_disk(plan: HarvestPlan, needed: int, *, warn: bool) -> None:
+    """The first batches say how many components fire per token; from that a bound of the disk can be told."""
+    there = 0
     for path in (plan.folder / "shards").glob("*/segment-*.sections"):
         with suppress(FileNotFoundError):  # another rank has swept it away
-            needed -= path.stat().st_size
+            there += path.stat().st_size
     free = shutil.disk_usage(plan.folder).free
-    if needed > free:
+    least = needed / MOST_OVER
+    said = f"in {plan.folder} and {free / 1e9:.1f} GB are free"
+    if least - there > free:
         raise SpdToolsError(
-            f"This harvest may need {needed / 1e9:.1f} GB in {plan.folder} and {free / 1e9:.1f} GB are free; free some "
-            "space, choose another SPD_OUT_DIR, lower --n-batches, --log-tokens or the number of examples, or raise "
+            f"This harvest may need {needed / 1e9:.1f} GB, and {least / 1e9:.1f} at least, {said}; free some space, "
+            "choose another SPD_OUT_DIR, lower --n-batches, --log-tokens or the number of examples, or raise "
             "--memory-gb."
+        )
+    if warn and needed - there > free:
+        logger.warning(
+            "This harvest may need %.1f GB %s. Should they be used up, what is saved stays, and --resume goes on.",
+            needed / 1e9,
+            said,
         )
 
 

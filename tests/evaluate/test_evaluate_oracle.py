@@ -23,8 +23,8 @@ def local_rules(planted: Planted) -> list:
     return [rule for rule in planted.decomposition.rules.values() if rule.kind in KINDS]
 
 
-def score(planted: Planted, key: str, name: ScoreName, judge) -> Score | None:
-    trials = make_trials(planted.split, key, name, N_TRIALS)
+def score(planted: Planted, key: str, name: ScoreName, judge, n_trials: int = N_TRIALS) -> Score | None:
+    trials = make_trials(planted.split, key, name, n_trials)
     if trials.reason:
         return None
     answers = [grade(trial, judge(trial)) for trial in trials.trials]
@@ -92,7 +92,7 @@ def test_intruders_among_windows_of_a_rule_are_found(planted: Planted):
 def test_intruders_among_windows_of_what_fires_at_random_are_not(planted: Planted):
     rules = local_rules(planted)
     for name in RANDOM:
-        found = score(planted, planted.decomposition.rule(name).key, "intruder", by_any_rule(rules))
+        found = score(planted, planted.decomposition.rule(name).key, "intruder", by_any_rule(rules), 100)
         assert found is not None
         assert found.low <= found.chance <= found.high
 
