@@ -75,7 +75,7 @@ def main() -> None:
 def train(work: Path) -> None:
     """Make the files again, and compare them with the shipped ones."""
     pretrained = pretrain(
-        PretrainRequest(read_pretrain_config("story"), out=str(work / "run"), device="cpu", threads=1)
+        PretrainRequest(config=read_pretrain_config("story"), out=str(work / "run"), device="cpu", threads=1)
     )
     if not pretrained.finished:
         fail("stopped; the same command goes on")
