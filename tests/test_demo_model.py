@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from threads import one_thread_each
 
+from benchmarks.story_model import first_losses
 from spd_tools.decompositions.resolve import DEMO_RUN
 from spd_tools.decompositions.spd.files import find_run
 from spd_tools.harvest import HarvestRequest, run_harvest
@@ -24,7 +26,6 @@ from spd_tools.training.evaluation import Evaluator
 from spd_tools.training.experiments import experiment
 from spd_tools.training.metric_configs import default_eval_metrics
 from spd_tools.training.target import load_target
-from spd_tools.training.trainer import Trainer
 
 RESULTS = Path(__file__).parent.parent / "benchmarks/results"
 RECORDED = json.loads((RESULTS / "story_model.json").read_text())
@@ -32,12 +33,7 @@ FILES = sorted(path for path in DEMO_RUN.rglob("*") if path.is_file() and "__pyc
 NAMES_FILES = {"pretrained_model_name", "pretrained_model_path", "tokenizer_name", "init_spd_checkpoint"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+one_thread = pytest.fixture(scope="module", autouse=True)(one_thread_each)
 
 
 @pytest.fixture(scope="module")
@@ -111,16 +107,7 @@ def test_its_components_leave_nothing_over(measured):
 @pytest.mark.long
 def test_its_training_begins_as_it_is_recorded(own_out_dir):
     """`python -m benchmarks.story_model losses` goes on to step 200; elsewhere the last bits differ, and that grows."""
-    config = parse_training_config(experiment("story").config(), "the experiment")
-    loaded = load_target(config, DEMO_RUN)
-    batches, _ = open_batches(config, DataChoice(), loaded, base=DEMO_RUN, world=World())
-    trainer = Trainer(build_model(config, loaded), config, batches, device=torch.device("cpu"))
-    trainer.warm_up()
-    losses = []
-    for step in range(10):
-        for group in trainer.optimizer.param_groups:
-            group["lr"] = config.lr_schedule.at(step, config.steps)
-        losses.append(trainer.take_step(step, with_record=True)["loss/total"])
+    losses = first_losses(10)
     assert losses == pytest.approx(json.loads((RESULTS / "story_losses.json").read_text())["loss/total"][:10], rel=1e-3)
 
 

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
 from planted_subjects import harvest_dense, harvest_planted, key_of, planted, token_of
+from threads import one_thread_each
 
 from spd_tools.experiments import Subject
 
 __all__ = ["key_of", "planted", "token_of"]  # other tests take them from here
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Batches are small: threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+one_thread = pytest.fixture(scope="module", autouse=True)(one_thread_each)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 import pytest
-import torch
 from planted_store import make_planted, open_planted
+from threads import one_thread_each
 
 from spd_tools.experiments import Subject
 from spd_tools.investigate import Investigation
@@ -13,13 +13,7 @@ def planted_folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Batches are small: threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+one_thread = pytest.fixture(scope="module", autouse=True)(one_thread_each)
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import anyio
 import pytest
-import torch
 from mcp import Client
 from reference_store import random_input, write_reference_store
+from threads import one_thread_each
 
 from mcp_server.server import make_server
 from spd_tools.harvest import HarvestRequest, pipeline, run_harvest
@@ -37,13 +37,7 @@ def planted_harvests(tmp_path_factory):
     return folder / "harvest"
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    """Batches are small: threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+one_thread = pytest.fixture(scope="session", autouse=True)(one_thread_each)
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ from contextlib import ExitStack
 from functools import cache
 
 import pytest
-import torch
 from launch.forks import use_forks
 from llm.stand_in import KEY, StandIn
 from planted_store import ROWS, make_planted
 from readme_model import RuleKnower
+from threads import one_thread_each
 
 from spd_tools.cli import postprocess
 from spd_tools.cli.arguments import Parser
@@ -21,14 +21,7 @@ from spd_tools.decompositions import planted as planted_package
 from spd_tools.harvest import pipeline as harvesting
 from spd_tools.launch import run_task
 
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    """Batches are small: threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+one_thread = pytest.fixture(scope="session", autouse=True)(one_thread_each)
 
 
 @pytest.fixture(scope="session")

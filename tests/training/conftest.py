@@ -8,19 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
+from threads import one_thread_each
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "spd"
 VOCAB = 96
 
 
-@pytest.fixture(scope="package", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+one_thread = pytest.fixture(scope="package", autouse=True)(one_thread_each)
 
 
 @pytest.fixture
